@@ -1,0 +1,108 @@
+"""Pairs made from one image by two random warps, one on top of the other.
+
+J. Thewlis, H. Bilen, A. Vedaldi, "Unsupervised Learning of Object Landmarks by Factorized Spatial
+Embeddings", ICCV 2017, section 3.3: the source is x = I ∘ g1, the target x' = x ∘ g2. Here the
+target is sampled from the image itself, at the composed coordinates: x' = I ∘ (g1 ∘ g2). That is
+the same map, but it is smoothed once instead of twice, and it shows what lay beyond the source's
+edges where the image has it (``Pair.warp.valid`` tells such pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landmark_lab.data.batch import Pair, Sample
+from landmark_lab.geometry.points import inside
+from landmark_lab.geometry.warp import Padding, Warp
+from landmark_lab.plugin import part
+from landmark_lab.roles import Images, Pairing, WarpGenerator
+from landmark_lab.seeding import BatchDraw
+
+
+class Synthetic(Pairing, name="synthetic"):
+    """Two warped views of one image; the warp between them is known.
+
+    Points, their visibility, the mask and the box move with the image. A point that leaves it
+    becomes invisible, and NaN if it goes so far that the warp has no place for it. The box becomes
+    the one around its moved corners.
+
+    Args:
+        warps: draws the view (image -> source) and the warp (source -> target).
+        independent_colours: augment the colours of the two images independently, not alike; makes
+            no difference where ``loader.colours`` is not set.
+        padding: what the images show beyond the edges of the original. Zeros draw its frame, to
+            which landmarks can lock instead of to the object.
+        annotation: whether points, mask and box are moved or left out. Points go through the
+            numerical direction of a spline; a method that looks at images alone need not wait.
+    """
+
+    provides_warp = True
+
+    def __init__(
+        self,
+        warps: WarpGenerator = part("tps_pair"),
+        independent_colours: bool = True,
+        padding: Padding = "reflection",
+        annotation: bool = True,
+    ) -> None:
+        self.warps = warps
+        self.independent_colours = independent_colours
+        self.padding: Padding = padding
+        self.annotation = annotation
+
+    def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
+        """The image itself; twice (it is loaded once) if each view has its own colours."""
+        return (index, index) if self.independent_colours else (index,)
+
+    def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:
+        """Two views of each image."""
+        height, width = members[0].image.shape[-2:]
+        view, warp = self.warps.draw(draw, (height, width))
+        if not self.annotation:
+            members = tuple(
+                replace(member, points=None, visible=None, mask=None, box=None)
+                for member in members
+            )
+        marks = _marks(members[0])
+        in_source = marks if marks is None else view.to_target(marks)
+        in_target = in_source if in_source is None else warp.to_target(in_source)
+        source = self._moved(members[0], view, in_source)
+        target = self._moved(members[-1], view.then(warp), in_target)
+        return Pair(source, target, warp)
+
+    def _moved(self, sample: Sample, warp: Warp, marks: Tensor | None) -> Sample:
+        """The sample as the target of a warp that takes its marks where they are given."""
+        size = (sample.image.shape[2], sample.image.shape[3])
+        if sample.surroundings is not None:
+            image = warp.apply(sample.surroundings, self.padding, size=size)
+            mask = None if sample.mask is None else warp.apply(sample.mask, self.padding)
+        elif sample.mask is not None:
+            # As a fourth channel: most of the work is finding where to sample.
+            maps = warp.apply(torch.cat([sample.image, sample.mask], 1), self.padding)
+            image, mask = maps[:, :3], maps[:, 3:]
+        else:
+            image, mask = warp.apply(sample.image, self.padding), None
+        moved = replace(sample, image=image, mask=mask, surroundings=None)
+        if marks is not None and sample.points is not None:
+            moved.points = marks[:, : sample.points.shape[1]]
+            visible = inside(moved.points)
+            moved.visible = visible if sample.visible is None else visible & sample.visible
+        if marks is not None and sample.box is not None:
+            corners = marks[:, -4:]
+            moved.box = torch.cat([corners.amin(1), corners.amax(1)], 1)
+        return moved
+
+
+def _marks(sample: Sample) -> Tensor | None:
+    """All that moves as points, the annotated points and the corners of the box: (B, N, 2)."""
+    marks = [] if sample.points is None else [sample.points]
+    if sample.box is not None:
+        x0, y0, x1, y1 = sample.box.unbind(1)
+        corners = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 1)
+        marks.append(corners.reshape(-1, 4, 2))
+    return torch.cat(marks, 1) if marks else None

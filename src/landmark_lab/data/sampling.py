@@ -1,0 +1,296 @@
+"""Which image is loaded when: a function of (seed, epoch, position) and of nothing else.
+
+The number of workers and processes does not matter, and a loader can start anywhere in an epoch,
+so that a resumed run sees what the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from landmark_lab.data.augmentation import ColourAugmentation
+from landmark_lab.data.batch import LoadedBatch, Sample
+from landmark_lab.seeding import rng, seed_of
+
+Row = dict[str, Any]
+"""One image: ``image`` (H, W, 3) uint8 and any other field of a Sample, without the batch axis, as
+NumPy arrays or numbers; ``index`` is added by the loader."""
+
+
+_PICTURES = frozenset({"image", "surroundings"})
+
+
+class Images(ABC, Dataset[Row]):
+    """The images of one split, by position.
+
+    Attributes:
+        identity: (N,) the individual in each image, or None; known without loading an image.
+    """
+
+    identity: NDArray[np.int64] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Row:
+        """Load one image."""
+
+
+class Key(NamedTuple):
+    """What a sampler asks a data set for."""
+
+    epoch: int
+    position: int  # in the epoch's order, over all processes
+    image: int  # its index in the split
+
+
+Members = Callable[[Images, int, np.random.Generator], Sequence[int]]
+"""(images, index, generator) -> the indices of the images that make one item."""
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How images are loaded.
+
+    Args:
+        batch_size: items of a batch in each process.
+        workers: loading processes; 0 loads in the main process. The result does not depend on it.
+        colours: colour augmentation of the training images, or None.
+    """
+
+    batch_size: int = 32
+    workers: int = 0
+    colours: ColourAugmentation | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, not {self.workers}")
+
+
+class Items(Dataset[tuple[Key, list[Row]]]):
+    """Items of one or more images, looked up by :class:`Key`."""
+
+    def __init__(
+        self, images: Images, members: Members, seed: int, colours: ColourAugmentation | None
+    ) -> None:
+        self.images = images
+        self.members = members
+        self.seed = seed
+        self.colours = colours
+
+    def __getitem__(self, key: Key) -> tuple[Key, list[Row]]:
+        # Keyed by the position, not the index, because a small data set repeats images in an epoch.
+        generator = rng(self.seed, "members", key.epoch, key.position)
+        indices = self.members(self.images, key.image, generator)
+        loaded = {index: self.images[index] for index in set(indices)}  # a repeated one once
+        rows = []
+        for member, index in enumerate(indices):
+            row = {**loaded[index], "index": index}
+            if self.colours is not None:
+                draw = seed_of(self.seed, "colours", key.epoch, key.position, member)
+                _colour(row, self.colours, draw)
+            rows.append(row)
+        return key, rows
+
+
+def _colour(row: Row, colours: ColourAugmentation, draw: int) -> None:
+    """Change the colours of an image and of its surroundings alike."""
+    if "surroundings" not in row:
+        row["image"] = colours(row["image"], draw)
+        return
+    size = len(row["image"])
+    whole = row["surroundings"] = colours(row["surroundings"], draw)
+    edge = (len(whole) - size) // 2
+    row["image"] = whole[edge : edge + size, edge : edge + size]
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of keys in an order that is a function of (seed, epoch).
+
+    Each epoch is a new permutation of the images, cut into full global batches (the rest is left
+    out); a data set smaller than a global batch is repeated in new permutations to fill one.
+    Process r of W takes the r-th share of every global batch.
+
+    Args:
+        size: number of images.
+        batch_size: keys of a batch in this process.
+        seed: the experiment's seed.
+        rank, world: this process, and the number of processes.
+        progress: where to start: batches of an epoch -> (epoch, batches of it that are done); read
+            at every ``iter``, so that the trainer's own progress decides.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        progress: Callable[[int], tuple[int, int]] = lambda batches: (0, 0),
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.progress = progress
+
+    @property
+    def total(self) -> int:
+        """Items of a global batch."""
+        return self.batch_size * self.world
+
+    def __len__(self) -> int:
+        return max(1, self.size // self.total)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        # Read now and not at the first ``next``, which comes later without workers than with them.
+        return self._batches(*self.progress(len(self)))
+
+    def _batches(self, epoch: int, done: int) -> Iterator[list[Key]]:
+        order = self._order(epoch)
+        for batch in range(done, len(self)):
+            first = batch * self.total + self.rank * self.batch_size
+            positions = range(first, first + self.batch_size)
+            yield [Key(epoch, p, int(order[p])) for p in positions]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        needed = len(self) * self.total
+        laps = [
+            rng(self.seed, "order", epoch, lap).permutation(self.size)
+            for lap in range(-(-needed // self.size))
+        ]
+        return np.concatenate(laps)[:needed]
+
+
+class FixedSampler(Sampler[list[Key]]):
+    """All images once, in order, in global batches of which the last may be smaller.
+
+    Process r of W takes the r-th share of every global batch, so that all processes take the same
+    number of steps (validation exchanges data at each of them). Where the last batch has fewer
+    rows than there are processes, those without a row take a neighbour's.
+
+    Args:
+        size: number of images.
+        batch_size: keys of a batch in this process.
+        rank, world: this process, and the number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+
+    @property
+    def total(self) -> int:
+        """Items of a full global batch."""
+        return self.batch_size * self.world
+
+    def __len__(self) -> int:
+        return -(-self.size // self.total)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for first in range(0, self.size, self.total):
+            rows = min(self.total, self.size - first)
+            start = first + self.rank * rows // self.world
+            end = max(first + (self.rank + 1) * rows // self.world, start + 1)
+            yield [Key(0, position, position) for position in range(start, end)]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader whose position lives in its sampler.
+
+    Lightning asks loaders that can resume in mid-epoch for their state; the sampler reads the
+    trainer's progress instead, so there is none to keep.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see the class."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: see the class."""
+
+
+def collate(rows: Sequence[Row]) -> Sample:
+    """Stack rows into a Sample; images become (B, 3, H, W) uint8, doubles float32."""
+    columns: dict[str, Any] = {}
+    for name in rows[0]:
+        column = np.stack([np.asarray(row[name]) for row in rows])
+        if column.dtype == np.float64:
+            column = column.astype(np.float32)
+        columns[name] = torch.from_numpy(column)
+    for name in _PICTURES & columns.keys():
+        columns[name] = columns[name].permute(0, 3, 1, 2).contiguous()
+    return Sample(**columns)
+
+
+@dataclass(frozen=True)
+class CollateItems:
+    """Stack items into a LoadedBatch (a class, so that workers can be started by spawning)."""
+
+    total: int
+
+    def __call__(self, items: Sequence[tuple[Key, list[Row]]]) -> LoadedBatch:
+        keys = [key for key, _ in items]
+        members = zip(*(rows for _, rows in items), strict=True)
+        batch, first = divmod(keys[0].position, self.total)
+        return LoadedBatch(
+            tuple(collate(rows) for rows in members), keys[0].epoch, batch, self.total, first
+        )
+
+
+def training_loader(
+    images: Images,
+    members: Members,
+    settings: LoaderSettings,
+    seed: int,
+    rank: int,
+    world: int,
+    progress: Callable[[int], tuple[int, int]],
+) -> DataLoader[Any]:
+    """Items in random order, augmented, endless in epochs, resumable anywhere."""
+    sampler = EpochSampler(len(images), settings.batch_size, seed, rank, world, progress)
+    return _loader(Items(images, members, seed, settings.colours), sampler, settings, sampler.total)
+
+
+def fixed_loader(
+    images: Images,
+    members: Members,
+    settings: LoaderSettings,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[Any]:
+    """Items in order, once, without augmentation: the same images and draws at every pass."""
+    sampler = FixedSampler(len(images), settings.batch_size, rank, world)
+    return _loader(Items(images, members, seed, None), sampler, settings, sampler.total)
+
+
+def _loader(
+    items: Items, sampler: Sampler[list[Key]], settings: LoaderSettings, total: int
+) -> DataLoader[Any]:
+    return ResumableLoader(
+        items,
+        batch_sampler=sampler,
+        collate_fn=CollateItems(total),
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Otherwise the loader draws its workers' base seed from torch's global generator.
+        generator=torch.Generator(),
+    )

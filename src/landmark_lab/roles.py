@@ -1,0 +1,521 @@
+"""The roles of the laboratory: what a method, a backbone, a data set, ... must offer.
+
+How each family of methods uses these contracts:
+
+- *factorized landmarks*: ``Pair.warp`` relates two warped views; offers ``Landmarks``.
+- *unordered keypoints with re-clustering rounds*: offers ``Keypoints``, then ``Landmarks``; its
+  pseudo-labels are a table looked up by ``Sample.index``; rounds are Lightning hooks.
+- *dense embeddings*: ``Pair.warp`` may be a flow, ``Warp.valid`` masks it; offers ``Embedding``.
+- *image decoders on unpaired images*: ``Pair.warp`` is None (pairings ``same`` and ``random``);
+  a ``PerceptualNetwork`` is a part of the method; offers ``Landmarks``.
+- *matching and flow without landmarks*: offers ``Correspondence``; a dense flow is the
+  correspondence of all pixel centres.
+
+Convention: points are (x, y) in [-1, 1], see ``geometry/points.py``.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol as Structural, Self, cast, runtime_checkable
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from landmark_lab.data.batch import LoadedBatch, Pair, Sample
+from landmark_lab.data.preprocess import Preprocess
+from landmark_lab.data.results import Predictions, Score
+from landmark_lab.data.sampling import Images, LoaderSettings, fixed_loader, training_loader
+from landmark_lab.errors import ConfigError, DataError
+from landmark_lab.geometry.symmetry import check_flip
+from landmark_lab.geometry.warp import Warp
+from landmark_lab.plugin import Plugin
+from landmark_lab.seeding import BatchDraw
+
+Split = Literal["train", "val", "test"]
+
+# --- what a trained method can do ----------------------------------------------------------------
+
+
+@runtime_checkable
+class Landmarks(Structural):
+    """Finds the same K landmarks in every image."""
+
+    def landmarks(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (B, K, 2) and scores (B, K); score 0 means not found, the point is then NaN."""
+        ...
+
+
+@runtime_checkable
+class Keypoints(Structural):
+    """Finds an unordered set of points."""
+
+    def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (B, N, 2), scores (B, N) and labels (B, N), -1 for none."""
+        ...
+
+
+@runtime_checkable
+class Embedding(Structural):
+    """Gives every pixel a vector."""
+
+    layers: Sequence[str]
+
+    def embedding(self, images: Tensor, layer: str | None = None) -> Tensor:
+        """Vectors (B, C, h, w) of a layer, the method's own choice by default."""
+        ...
+
+    def similarity(self, source: Tensor, target: Tensor) -> Tensor:
+        """Similarity (B, N, M) of vectors (B, N, C) and (B, M, C)."""
+        ...
+
+
+@runtime_checkable
+class Correspondence(Structural):
+    """Carries points of one image over to another."""
+
+    def correspond(self, source: Tensor, target: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """For points (B, N, 2) of the source images: points in the target, and scores (B, N)."""
+        ...
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+class WarpGenerator(Plugin, role="warps"):
+    """Draws random warps for a batch."""
+
+    @abstractmethod
+    def draw(self, draw: BatchDraw, size: tuple[int, int]) -> tuple[Warp, Warp]:
+        """Draw two batches of warps on ``draw.device``.
+
+        Args:
+            draw: the random numbers, for ``draw.count`` images.
+            size: (height, width) of the images.
+
+        Returns:
+            The view (image -> source) and the warp proper (source -> target), one-to-one maps.
+        """
+
+
+class Backbone(Plugin, nn.Module, role="backbone"):
+    """A network that turns images into feature maps; heads belong to methods.
+
+    Attributes:
+        channels: channels of each map, fine to coarse.
+        strides: input pixels per map pixel.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) in [0, 1], normalised inside, to maps, fine to coarse."""
+
+
+class PerceptualNetwork(Plugin, nn.Module, role="perceptual"):
+    """A fixed network in whose features two images are compared."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) in [0, 1] to the compared features."""
+
+
+class KeypointDetector(Plugin, role="keypoints"):
+    """A generic detector of interest points, without training on the data."""
+
+    @abstractmethod
+    def detect(self, image: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Image (H, W, 3) uint8 to points (N, 2), scores (N,) and descriptors (N, D)."""
+
+
+class Optimiser(Plugin, role="optimiser"):
+    """Makes the optimiser of a method's trainable parameters."""
+
+    @abstractmethod
+    def configure(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of these parameters."""
+
+
+class Schedule(Plugin, role="schedule"):
+    """Changes the learning rate in the course of a training."""
+
+    @abstractmethod
+    def configure(
+        self, optimiser: torch.optim.Optimizer, steps: int, epochs: int
+    ) -> Mapping[str, Any] | None:
+        """Lightning's scheduler configuration for a training of this length, or None."""
+
+
+class Pairing(Plugin, role="pairing"):
+    """Turns loaded images into pairs.
+
+    Attributes:
+        needs: fields of a Sample that the data must provide.
+        provides_warp: whether ``Pair.warp`` is known.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    provides_warp: ClassVar[bool] = False
+
+    def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
+        """Which images to load for the item ``index``: by default the image itself."""
+        return (index,)
+
+    @abstractmethod
+    def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:
+        """Make the pairs of a batch on the device; images are float in [0, 1]."""
+
+
+class Protocol(Plugin, role="protocol"):
+    """A named, versioned way to score exported predictions; see ``evaluation/``.
+
+    A protocol reads nothing but the predictions: neither images nor the method. Scoring the same
+    file again gives the same score.
+
+    Attributes:
+        version: changed whenever the same predictions would get another score.
+    """
+
+    version: ClassVar[int]
+
+    @abstractmethod
+    def score(self, predictions: Predictions, untrained: Predictions | None = None) -> Score:
+        """Score predictions.
+
+        Args:
+            predictions: what the method found.
+            untrained: what the same method finds in the same images before any training, for
+                comparison.
+
+        Raises:
+            DataError: the predictions lack something that the protocol needs.
+        """
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+class ImageData(Plugin, LightningDataModule, role="data"):
+    """A data set. A subclass implements ``images(split)`` and states what it provides.
+
+    Attributes:
+        point_names: names of the annotated points, empty if there are none.
+        flip: the permutation that mirroring an image applies to its points (an involution).
+        normaliser: the pair of points whose distance normalises an error; None: the box.
+        preprocess: how files become square images; None if the data draws them itself.
+    """
+
+    point_names: tuple[str, ...] = ()
+    flip: tuple[int, ...] | None = None
+    normaliser: tuple[int, int] | None = None
+    preprocess: Preprocess | None = None
+    _pairing: Pairing | None = None
+    _loader = LoaderSettings()
+    _seed = 0
+
+    @property
+    @abstractmethod
+    def provides(self) -> frozenset[str]:
+        """The fields of a Sample, besides image and index, that this data has."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Side of the square images in pixels."""
+
+    @abstractmethod
+    def images(self, split: Split) -> Images:
+        """The images of a split; an empty one if there is none.
+
+        Raises:
+            DataError: something on the disk is missing or unusable.
+        """
+
+    def prepare_training(self, pairing: Pairing, loader: LoaderSettings, seed: int) -> None:
+        """Say how the images are loaded and paired.
+
+        Raises:
+            ConfigError: the pairing needs something that this data does not have.
+        """
+        missing = pairing.needs - self.provides
+        if missing:
+            raise ConfigError(
+                f"the pairing '{pairing.plugin_name}' needs {', '.join(sorted(missing))}, which "
+                f"the data '{self.plugin_name}' does not have",
+                where="pairing",
+                allowed=self.provides or "pairings that need nothing",
+            )
+        self._pairing, self._loader, self._seed = pairing, loader, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Items of the training split; resumes where the trainer's progress says."""
+        rank, world = self._process()
+        return training_loader(
+            self._some_images("train"),
+            self._paired.members,
+            self._loader,
+            self._seed,
+            rank,
+            world,
+            self._progress,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Items of the validation split, always the same; none if there is no such split."""
+        images = self.images("val")
+        if len(images) == 0:
+            return []
+        return fixed_loader(
+            images, self._paired.members, self._loader, self._seed, *self._process()
+        )
+
+    def samples(self, split: Split) -> DataLoader[Any]:
+        """Every image of a split once, in order, alone; for prediction."""
+        rank, world = self._process()
+        return fixed_loader(
+            self._some_images(split), _itself, self._loader, self._seed, rank, world
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn a loaded batch into a Pair (training, validation) or a Sample (prediction)."""
+        if not isinstance(batch, LoadedBatch):
+            return batch
+        members = tuple(member.with_float_image() for member in batch.members)
+        trainer = self.trainer
+        if self._pairing is None or trainer is None or trainer.predicting or trainer.testing:
+            return members[0]
+        purpose = "pair" if trainer.training else "validation pair"
+        rows = (batch.first, 1, len(members[0]))
+        draw = BatchDraw(
+            self._seed,
+            purpose,
+            batch.epoch,
+            batch.batch,
+            batch.total,
+            rows,
+            members[0].image.device,
+        )
+        return self._pairing.pair(members, draw)
+
+    def check_annotation(self) -> None:
+        """Check the flip permutation and the normaliser against the points.
+
+        Raises:
+            DataError: the permutation is not an involution or a point does not exist.
+        """
+        if self.flip is not None:
+            check_flip(self.flip, len(self.point_names), where=f"data.{self.plugin_name}")
+        for point in self.normaliser or ():
+            if not 0 <= point < len(self.point_names):
+                raise DataError(
+                    f"the normaliser names point {point}; there are {len(self.point_names)} points",
+                    where="normaliser",
+                )
+
+    @property
+    def _paired(self) -> Pairing:
+        if self._pairing is None:
+            raise ConfigError("training needs a pairing", where="pairing")
+        return self._pairing
+
+    def _some_images(self, split: Split) -> Images:
+        images = self.images(split)
+        if len(images) == 0:
+            raise DataError(f"the data '{self.plugin_name}' has no images in the split '{split}'")
+        return images
+
+    def _process(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def _progress(self, batches: int) -> tuple[int, int]:
+        """(epoch, batches done in it), as the trainer counts them, also after a resume."""
+        if self.trainer is None:
+            return 0, 0
+        epoch = self.trainer.current_epoch
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        full = done >= _limited(batches, self.trainer.limit_train_batches)
+        return (epoch + 1, 0) if full else (epoch, done)
+
+
+def _limited(batches: int, limit: int | float | None) -> int:
+    """Batches of an epoch under the trainer's ``limit_train_batches``, a number or a share."""
+    if limit is None:
+        return batches
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+
+
+def _itself(images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
+    return (index,)
+
+
+# --- methods -------------------------------------------------------------------------------------
+
+
+class Method(Plugin, LightningModule, role="method"):
+    """A way to learn without labels: a loss, a network, and what it can find afterwards.
+
+    A subclass builds its network from its parts, implements ``losses``, and offers one of the
+    capabilities above. It has a parameter ``weights`` whose keys are the loss terms.
+
+    Args:
+        weights: weight of each loss term.
+        optimiser: see ``optimisation.py``.
+        schedule: see ``optimisation.py``.
+    """
+
+    needs_warp: ClassVar[bool] = False
+    _frozen: tuple[nn.Module, ...] = ()
+    cure: ClassVar[str] = ""
+    """What usually helps when the landmarks collapse; part of the warning."""
+
+    def __init__(
+        self, weights: Mapping[str, float], optimiser: Optimiser, schedule: Schedule
+    ) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.optimiser = optimiser
+        self.schedule = schedule
+
+    @abstractmethod
+    def losses(self, batch: Pair) -> dict[str, Tensor]:
+        """The raw loss terms, scalars, with exactly the keys of ``weights``."""
+
+    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
+        """The weighted sum of the loss terms, every one logged."""
+        return self._weighted(batch, "train")
+
+    def validation_step(self, batch: Pair, batch_idx: int) -> None:
+        """Log the same terms on the validation pairs."""
+        self._weighted(batch, "val")
+
+    def _weighted(self, batch: Pair, stage: str) -> Tensor:
+        terms = self.losses(batch)
+        if terms.keys() != self.weights.keys():
+            raise ConfigError(
+                f"the loss terms {sorted(terms)} and the weights {sorted(self.weights)} differ",
+                where=f"method.{self.plugin_name}.weights",
+            )
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        values = torch.stack([*terms.values(), total]).detach()
+        if stage == "train" and torch.distributed.is_initialized():
+            # One small reduction; Lightning's sync_dist would put a barrier behind every value.
+            torch.distributed.all_reduce(values)
+            values = values / torch.distributed.get_world_size()
+        names = [f"{stage}/{name}" for name in (*terms, "loss")]
+        logged = dict(zip(names, values, strict=True))
+        size = len(batch.source)
+        if stage == "val":
+            self.log_dict(logged, batch_size=size, sync_dist=True)
+        else:
+            self.log_dict(logged, batch_size=size)
+            self.log("loss", values[-1], prog_bar=True, logger=False, batch_size=size)
+        return total
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedules that follow a logged value.
+
+        Here and not in Lightning, which does it after the epoch's checkpoint was saved: a resumed
+        run would miss the step.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                if config.monitor not in self.trainer.callback_metrics:
+                    raise ConfigError(
+                        f"the schedule follows '{config.monitor}', which was not logged",
+                        where=f"method.{self.plugin_name}.schedule.monitor",
+                        got=config.monitor,
+                        allowed=list(self.trainer.callback_metrics),
+                    )
+                scheduler = cast("ReduceLROnPlateau", config.scheduler)
+                scheduler.step(self.trainer.callback_metrics[config.monitor].item())
+
+    def check_size(self, size: int) -> None:
+        """Refuse images of a size that the method cannot work with, before anything is loaded.
+
+        Args:
+            size: side of the square images in pixels.
+
+        Raises:
+            ConfigError: what to change.
+        """
+
+    def freeze_parts(self, parts: Sequence[str]) -> None:
+        """Keep parts as they are: no gradients, and evaluation mode throughout the training.
+
+        Raises:
+            ConfigError: there is no such part.
+        """
+        children = dict(self.named_modules())
+        for part in parts:
+            if part not in children:
+                raise ConfigError(
+                    f"the method '{self.plugin_name}' has no part '{part}'",
+                    where="freeze",
+                    got=part,
+                    allowed=dict(self.named_children()),
+                )
+        self._frozen = tuple(children[part].requires_grad_(False) for part in parts)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for the frozen parts."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser of the parameters that are not frozen, and its schedule."""
+        optimiser = self.optimiser.configure(p for p in self.parameters() if p.requires_grad)
+        steps, epochs = self._planned()
+        schedule = self.schedule.configure(optimiser, steps, epochs)
+        if schedule is None:
+            return optimiser
+        return {"optimizer": optimiser, "lr_scheduler": dict(schedule)}
+
+    def _planned(self) -> tuple[int, int]:
+        """Optimiser steps and epochs of the training.
+
+        Not the trainer's own estimate: it starts the loader, before a resumed run has told the
+        loader where to start.
+        """
+        trainer = self.trainer
+        batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        batches = _limited(batches, trainer.limit_train_batches)
+        per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 0
+        steps = per_epoch * epochs if epochs else trainer.max_steps
+        if trainer.max_steps > 0:
+            steps = min(steps, trainer.max_steps)
+        return steps, epochs or -(-steps // per_epoch)
+
+
+__all__ = [
+    "Backbone",
+    "Correspondence",
+    "Embedding",
+    "ImageData",
+    "Images",
+    "KeypointDetector",
+    "Keypoints",
+    "Landmarks",
+    "LoadedBatch",
+    "Method",
+    "Optimiser",
+    "Pair",
+    "Pairing",
+    "PerceptualNetwork",
+    "Predictions",
+    "Protocol",
+    "Sample",
+    "Schedule",
+    "Score",
+    "Split",
+    "WarpGenerator",
+]
