@@ -1,0 +1,1 @@
+"""The built-in plugins: warps, pairings, data sets, backbones and key points."""

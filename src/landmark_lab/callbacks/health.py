@@ -1,0 +1,91 @@
+"""Are the landmarks alive? The label-free criterion, and a warning when training collapses.
+
+A falling loss and a good equivariance error do not show a collapse, see ``metrics/collapse.py``.
+"""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
+
+from landmark_lab.metrics.collapse import Collapse, collapse
+from landmark_lab.metrics.equivariance import EquivarianceCriterion
+from landmark_lab.roles import Landmarks, Method, Pair
+
+CRITERION = "val/criterion"
+# A spread over fewer images says nothing.
+_ENOUGH = 16
+
+
+class Health(Callback):
+    """Looks at the landmarks of the validation pairs after every epoch.
+
+    Logged: ``val/criterion`` (see ``metrics/equivariance.py``; lower is better, and a collapsed run
+    cannot win), ``val/equivariance`` (mean error in half-widths), ``val/spread`` (standard
+    deviation over images, mean over landmarks), ``val/distinct`` (number of different landmarks).
+    Each kind of collapse is said once, with the method's usual cure.
+    """
+
+    def __init__(self) -> None:
+        self._metric = EquivarianceCriterion()
+        self._said: set[str] = set()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._metric.to(pl_module.device)
+        self._metric.reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Pair,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch.warp is None or not isinstance(pl_module, Landmarks):
+            return
+        found, _ = pl_module.landmarks(batch.source.image)
+        warped, _ = pl_module.landmarks(batch.target.image)
+        expected = batch.warp.to_target(found.float())
+        self._metric.update(found, warped, expected, batch.source.index)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._metric.update_count == 0:
+            return
+        with self._metric.sync_context():
+            rows = self._metric.rows()
+        criterion = self._metric.compute()
+        state = collapse(rows["landmarks"])
+        values = {
+            CRITERION: criterion,
+            "val/equivariance": rows["errors"].nanmean(),
+            "val/spread": state.spread.nanmean(),
+            "val/distinct": torch.tensor(float(state.distinct), device=criterion.device),
+        }
+        # Every process has computed the same from all rows.
+        pl_module.log_dict(values, rank_zero_only=False, sync_dist=False)
+        pl_module.log("distinct", values["val/distinct"], prog_bar=True, logger=False)
+        pl_module.log("spread", values["val/spread"], prog_bar=True, logger=False)
+        if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0:
+            self._warn(state, pl_module)
+
+    def _warn(self, state: Collapse, module: LightningModule) -> None:
+        count = len(state.spread)
+        found = {
+            "constant": (int(state.constant.sum()), "do not move over images"),
+            "duplicate": (count - state.distinct - int(state.lost.sum()), "repeat another one"),
+            "centre": (int(state.at_centre.sum()), "sit in the middle of the image"),
+            "lost": (int(state.lost.sum()), "are never found"),
+        }
+        for kind, (number, what) in found.items():
+            if 2 * number >= count and kind not in self._said:
+                self._said.add(kind)
+                cure = module.cure if isinstance(module, Method) else ""
+                rank_zero_warn(
+                    f"collapse: {number} of {count} landmarks {what} (epoch "
+                    f"{module.current_epoch}, mean spread {float(state.spread.nanmean()):.3f})"
+                    + (f"; the usual cure: {cure}" if cure else "")
+                )

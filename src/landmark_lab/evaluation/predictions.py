@@ -1,0 +1,369 @@
+"""Loop 1 of an evaluation: what a method finds is written to one file, with its provenance.
+
+Loop 2 (``protocols/``) scores the file in seconds, any number of times, without the method. The
+file is a NumPy archive: ``SPLIT/FIELD`` for the arrays of ``SplitPredictions``, ``provenance`` for
+a JSON text.
+
+Convention: points are (x, y) in [-1, 1] on the square images that the method sees, see
+``geometry/points.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from landmark_lab import __version__
+from landmark_lab.data.results import Predictions, Provenance, SplitPredictions
+from landmark_lab.data.sampling import Images, LoaderSettings, Row, fixed_loader
+from landmark_lab.errors import DataError, RunError
+from landmark_lab.files import atomic, sha256
+from landmark_lab.geometry.warp import Warp
+from landmark_lab.roles import ImageData, Landmarks, Method, Split, WarpGenerator
+from landmark_lab.seeding import BatchDraw
+
+KIND = "landmark-lab predictions"
+FORMAT = 1
+
+Arrays = dict[str, NDArray[Any]]
+
+_ANNOTATION = ("points", "visible", "box", "identity")
+
+
+def export(
+    method: Method,
+    data: ImageData,
+    path: str | Path,
+    *,
+    splits: Sequence[Split] = get_args(Split),
+    checkpoint: str | Path | None = None,
+    warps: WarpGenerator | None = None,
+    seed: int = 0,
+    limits: Mapping[str, int] | None = None,
+    loader: LoaderSettings | None = None,
+    device: torch.device | str | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Path:
+    """Write the landmarks of every image of some splits to a file.
+
+    Args:
+        method: a method that offers ``Landmarks``, trained or as it was built.
+        data: where the images come from.
+        path: the file, ``*.npz``; written atomically.
+        splits: which splits; those without images are left out.
+        checkpoint: the file that the method was loaded from; None for a network without training.
+        warps: also finds the landmarks in one warped copy of every image of the splits other than
+            ``train``, made by the generator's second warp. The warps are a function of the seed and
+            the image's position, whatever the batch size.
+        seed: of these warps.
+        limits: at most so many images of a split, the first ones, e.g. ``{"train": 1000}`` for data
+            without end.
+        loader: how images are loaded; the result does not depend on it.
+        device: where the method runs (it is moved there); by default where it is.
+        rank, world: this process's share, if several share the work: all of them must call, and the
+            first one writes.
+
+    Returns:
+        The path.
+
+    Raises:
+        RunError: the method finds no landmarks, or the file cannot be written.
+        DataError: no split has images, or a limit is not a number of images.
+    """
+    if not isinstance(method, Landmarks):
+        raise RunError(
+            f"the method '{method.plugin_name}' offers no landmarks, so none can be exported",
+            where="predictions",
+        )
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise RunError("predictions are written to a file *.npz", where=str(path))
+    loader = LoaderSettings() if loader is None else loader
+    found: dict[str, SplitPredictions] = {}
+    limited: dict[str, int] = {}
+    was_training = method.training
+    method.eval()
+    if device is not None:
+        method.to(device)
+    try:
+        for split in splits:
+            images = data.images(split)
+            limit = (limits or {}).get(split)
+            if limit is not None:
+                if limit < 1:
+                    raise DataError(f"a limit of {limit} images", where=f"limits.{split}")
+                if limit < len(images):
+                    images, limited[split] = _First(images, limit), limit
+            if len(images) == 0:
+                continue
+            drawn = None if warps is None or split == "train" else _draw(warps, images, data, seed)
+            share = _predict(method, images, drawn, loader, rank, world)
+            if world > 1:
+                share = _gather(share, world)
+            found[split] = SplitPredictions(**share)
+    finally:
+        method.train(was_training)
+    if not found:
+        raise DataError(f"the data '{data.plugin_name}' has no images in {', '.join(splits)}")
+    provenance = Provenance(
+        method=method.spec,
+        data=data.spec,
+        checkpoint=None if checkpoint is None else sha256(checkpoint),
+        seed=seed,
+        size=data.size,
+        point_names=list(data.point_names),
+        flip=None if data.flip is None else list(data.flip),
+        normaliser=None if data.normaliser is None else list(data.normaliser),
+        warps=None if warps is None else warps.spec,
+        limits=limited,
+        version=__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        format=FORMAT,
+    )
+    if rank == 0:
+        save_predictions(Predictions(found, provenance), path)
+    if world > 1:
+        torch.distributed.barrier()
+    return path
+
+
+class _First(Images):
+    """The first images of a split."""
+
+    def __init__(self, images: Images, count: int) -> None:
+        self.images = images
+        self.count = count
+        self.identity = None if images.identity is None else images.identity[:count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Row:
+        return self.images[index]
+
+
+def _alone(images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
+    return (index,)
+
+
+def _draw(warps: WarpGenerator, images: Images, data: ImageData, seed: int) -> Warp:
+    """One warp for every image, drawn at once so that batches do not matter."""
+    draw = BatchDraw.single(seed, len(images), purpose="equivariance")
+    return warps.draw(draw, (data.size, data.size))[1]
+
+
+@torch.no_grad()
+def _predict(
+    method: Method,
+    images: Images,
+    warps: Warp | None,
+    loader: LoaderSettings,
+    rank: int,
+    world: int,
+) -> Arrays:
+    """The rows of this process, as the fields of ``SplitPredictions``."""
+    assert isinstance(method, Landmarks)
+    columns: dict[str, list[NDArray[Any]]] = {}
+
+    def keep(**batch: Tensor | None) -> None:
+        for name, value in batch.items():
+            if value is not None:
+                columns.setdefault(name, []).append(value.cpu().numpy())
+
+    for loaded in fixed_loader(images, _alone, loader, seed=0, rank=rank, world=world):
+        sample = loaded.members[0].to(method.device).with_float_image()
+        landmarks, score = _found(method, sample.image)
+        keep(index=sample.index, landmarks=landmarks, score=score)
+        keep(**{name: getattr(sample, name) for name in _ANNOTATION})
+        if warps is not None:
+            first = int(loaded.members[0].index[0])
+            warp = warps[first : first + len(sample)].to(method.device)
+            warped, _ = _found(method, warp.apply(sample.image))
+            # Through the numerical direction of a spline: landmarks of the image are needed, and
+            # its error is far below a landmark's.
+            keep(warped=warped, expected=warp.to_target(landmarks))
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _found(method: Landmarks, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Landmarks and scores in float32, NaN where not found."""
+    points, score = method.landmarks(images)
+    points, score = points.float(), score.float()
+    return points.masked_fill((score == 0)[..., None], torch.nan), score
+
+
+def _gather(share: Arrays, world: int) -> Arrays:
+    """The rows of all processes in the order of the images, each image once."""
+    shares: list[Any] = [None] * world
+    torch.distributed.all_gather_object(shares, share)
+    shares = [share for share in shares if share]
+    whole = {name: np.concatenate([part[name] for part in shares]) for name in shares[0]}
+    _, once = np.unique(whole["index"], return_index=True)
+    return {name: values[once] for name, values in whole.items()}
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def save_predictions(predictions: Predictions, path: str | Path) -> None:
+    """Write predictions to a file, atomically.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    arrays: dict[str, Any] = {
+        f"{name}/{field.name}": value
+        for name, split in predictions.splits.items()
+        for field in fields(split)
+        if (value := getattr(split, field.name)) is not None
+    }
+    text = json.dumps({"kind": KIND, **asdict(predictions.provenance)})
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, provenance=np.array(text), **arrays)
+
+
+def load_predictions(
+    path: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Predictions:
+    """Read predictions, executing nothing in the file.
+
+    Args:
+        path: what :func:`export` wrote.
+        checkpoint: refuse predictions of another checkpoint than this file.
+        data: refuse predictions of other data than this spec.
+
+    Raises:
+        DataError: the file is missing, damaged, something else, of another format, or stale.
+    """
+    where = str(path)
+    arrays = _read(path)
+    try:
+        raw = json.loads(str(arrays.pop("provenance")))
+        kind = raw.pop("kind")
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+        kind = None
+    if kind != KIND:
+        raise DataError("is not a file of predictions", where=where)
+    if raw.get("format") != FORMAT:
+        raise DataError(
+            f"has format {raw.get('format')!r}",
+            where=where,
+            allowed=f"format {FORMAT}",
+            hint=f"it was written by version {raw.get('version')}; export the predictions again",
+        )
+    try:
+        provenance = Provenance(**raw)
+    except TypeError as error:
+        raise DataError(f"has an incomplete provenance ({error})", where=where) from error
+    predictions = Predictions(_splits(arrays, provenance, where), provenance, where)
+    if checkpoint is not None and provenance.checkpoint != sha256(checkpoint):
+        raise DataError(
+            f"is stale: these are predictions of another checkpoint than {checkpoint}",
+            where=where,
+            hint="export the predictions again",
+        )
+    if data is not None and provenance.data != dict(data):
+        raise DataError(
+            f"is stale: these are predictions on other data ({_difference(provenance.data, data)})",
+            where=where,
+            hint="export the predictions again",
+        )
+    return predictions
+
+
+def check_same_images(predictions: Predictions, other: Predictions) -> None:
+    """Refuse to compare predictions on different images.
+
+    Raises:
+        DataError: the data or the images differ.
+    """
+    mine, theirs = predictions.provenance, other.provenance
+    if mine.data != theirs.data or mine.size != theirs.size:
+        raise DataError(
+            f"was made on other data than {predictions.source} "
+            f"({_difference(theirs.data, mine.data) or 'another image size'})",
+            where=other.source,
+        )
+    for name in predictions.splits.keys() & other.splits.keys():
+        if not np.array_equal(predictions.splits[name].index, other.splits[name].index):
+            raise DataError(
+                f"holds other images of the split '{name}' than {predictions.source}",
+                where=other.source,
+            )
+
+
+def _read(path: str | Path) -> Arrays:
+    if not Path(path).is_file():
+        raise DataError("there is no such file of predictions", where=str(path))
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    # A plain array is no context manager; a damaged archive fails in any of the other ways.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"is damaged, truncated or not a file of predictions ({reason})", where=str(path)
+        ) from error
+
+
+def _splits(arrays: Arrays, provenance: Provenance, where: str) -> dict[str, SplitPredictions]:
+    columns: dict[str, Arrays] = {}
+    for name, values in arrays.items():
+        split, _, column = name.partition("/")
+        columns.setdefault(split, {})[column] = values
+    landmarks = {
+        split: own.get("landmarks", np.empty(())).shape[1:2] for split, own in columns.items()
+    }
+    if len(set(landmarks.values())) != 1:
+        raise DataError(f"has different landmarks in its splits ({landmarks})", where=where)
+    count = next(iter(landmarks.values()))
+    points = (len(provenance.point_names),)
+    shapes = {
+        "index": (),
+        "landmarks": (*count, 2),
+        "score": count,
+        "points": (*points, 2),
+        "visible": points,
+        "box": (4,),
+        "identity": (),
+        "warped": (*count, 2),
+        "expected": (*count, 2),
+    }
+    for split, own in columns.items():
+        rows = np.shape(own.get("index", 0))
+        for column in ("index", "landmarks", "score", *own):
+            if column not in own or column not in shapes:
+                problem = "lacks" if column in shapes else "has an unknown array"
+                raise DataError(f"{problem} '{split}/{column}'", where=where)
+            if own[column].shape != (*rows, *shapes[column]) or len(rows) != 1:
+                raise DataError(
+                    f"'{split}/{column}' has the shape {own[column].shape}",
+                    where=where,
+                    allowed=f"{(*rows, *shapes[column])}",
+                )
+    return {split: SplitPredictions(**own) for split, own in columns.items()}
+
+
+def _difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The keys in which two specs differ."""
+    keys: Iterable[str] = sorted(mine.keys() | other.keys())
+    return ", ".join(
+        f"{key}: {mine.get(key)!r} instead of {other.get(key)!r}"
+        for key in keys
+        if mine.get(key) != other.get(key)
+    )

@@ -1,0 +1,1 @@
+"""An example of a package with plugins for Landmark Lab."""

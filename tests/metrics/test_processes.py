@@ -1,0 +1,94 @@
+"""Two processes get what one process gets, padding and unequal shares included."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from landmark_lab.evaluation import export, load_predictions
+from landmark_lab.metrics.equivariance import (
+    EquivarianceCriterion,
+    equivariance_criterion,
+    equivariance_errors,
+)
+from landmark_lab.metrics.nme import NormalisedMeanError, normalised_mean_error
+from tests.evaluation.doubles import Dots, Finder, Turns
+
+IMAGES = 11
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    truth, noise, found = torch.randn(3, IMAGES, 4, 2, generator=generator) * 0.4
+    return truth, truth + 0.1 * noise, found
+
+
+def shells():
+    return NormalisedMeanError(), EquivarianceCriterion()
+
+
+def update(metrics, rows):
+    truth, predicted, found = inputs()
+    i = torch.tensor(rows)
+    metrics[0].update(predicted[i], truth[i], torch.ones(len(i)), i)
+    metrics[1].update(found[i], predicted[i], truth[i], i)
+
+
+def work(rank, folder):
+    dist.init_process_group(
+        "gloo",
+        f"file://{folder}/store",
+        timeout=timedelta(minutes=5),
+        rank=rank,
+        world_size=2,
+    )
+    found = {}
+    # A sampler that pads repeats images 0 and 1: 11 images became 2 × 6.
+    padded = shells()
+    for rows in ([[0, 2, 4], [6, 8, 10]], [[1, 3, 5, 7], [9, 0]])[rank]:
+        update(padded, rows)
+    found["padded"] = [float(m.compute()) for m in padded]
+    # All images on the second process, in two batches; the first has seen none.
+    one_sided = shells()
+    if rank == 1:
+        update(one_sided, [3, 4, 5, 6, 7, 8, 9, 10])
+        update(one_sided, [0, 1, 2])
+    for metric in one_sided:
+        metric._update_count = 1  # quiet: the first process was not updated, on purpose
+    found["one_sided"] = [float(m.compute()) for m in one_sided]
+    path = Path(folder) / "two.npz"
+    export(Finder(), Dots(), path, warps=Turns(), rank=rank, world=2)
+    assert path.is_file()  # for every process, as soon as the call returns
+    dist.destroy_process_group()
+    return found
+
+
+def second(_, folder):
+    torch.set_num_threads(1)
+    work(1, folder)
+
+
+def test_two_processes_get_what_one_gets(tmp_path):
+    # This process is the first one: starting a process takes longer than all the rest.
+    other = mp.spawn(second, (str(tmp_path),), nprocs=1, join=False)
+    found = work(0, str(tmp_path))
+    assert other.join()
+    two = load_predictions(tmp_path / "two.npz")
+    one = load_predictions(export(Finder(), Dots(), tmp_path / "one.npz", warps=Turns()))
+    truth, predicted, landmarks = inputs()
+    errors = equivariance_errors(predicted, truth)
+    expected = [
+        float(normalised_mean_error(predicted, truth, torch.ones(IMAGES))),
+        float(equivariance_criterion(landmarks, errors)),
+    ]
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected, rtol=1e-6, err_msg=name)
+    for split, whole in one.splits.items():
+        for name in ("index", "landmarks", "points", "visible", "warped", "expected"):
+            mine, theirs = getattr(whole, name), getattr(two.splits[split], name)
+            assert (mine is None) == (theirs is None)
+            if mine is not None:
+                np.testing.assert_array_equal(mine, theirs, err_msg=f"{split}/{name}")

@@ -1,0 +1,106 @@
+"""The metrics as slow loops over Python numbers, written from their definitions."""
+
+import math
+
+import numpy as np
+
+
+def _known(point) -> bool:
+    return not any(math.isnan(c) for c in point)
+
+
+def nme(predicted, points, normaliser, visible=None) -> float:
+    """Mean over images of the mean over points of distance / normaliser."""
+    errors = []
+    for n in range(len(points)):
+        if not normaliser[n] > 0:
+            continue
+        own = []
+        for p in range(len(points[n])):
+            if visible is not None and not visible[n][p]:
+                continue
+            if _known(points[n][p]) and _known(predicted[n][p]):
+                own.append(math.dist(points[n][p], predicted[n][p]) / normaliser[n])
+        if own:
+            errors.append(sum(own) / len(own))
+    return sum(errors) / len(errors)
+
+
+def spread(landmarks) -> list[float]:
+    """√(var x + var y) of each landmark over images."""
+    found = []
+    for k in range(len(landmarks[0])):
+        own = [image[k] for image in landmarks if _known(image[k])]
+        mean = [sum(p[axis] for p in own) / len(own) for axis in (0, 1)]
+        found.append(math.sqrt(sum(math.dist(p, mean) ** 2 for p in own) / len(own)))
+    return found
+
+
+def r_squared(predicted, landmarks) -> list[float]:
+    """1 - residual variance / variance of each landmark."""
+    found = []
+    for k in range(len(landmarks[0])):
+        pairs = [(a[k], b[k]) for a, b in zip(predicted, landmarks, strict=True) if _known(b[k])]
+        mean = [sum(b[axis] for _, b in pairs) / len(pairs) for axis in (0, 1)]
+        residual = sum(math.dist(a, b) ** 2 for a, b in pairs)
+        found.append(1 - residual / sum(math.dist(b, mean) ** 2 for _, b in pairs))
+    return found
+
+
+def criterion(landmarks, warped, expected) -> float:
+    """Mean over landmarks of e / (e + min(spread, distance to the nearest other landmark))."""
+    spreads = spread(landmarks)
+    count = len(landmarks[0])
+    total = 0.0
+    for k in range(count):
+        errors = [
+            math.dist(w[k], e[k])
+            for w, e in zip(warped, expected, strict=True)
+            if _known(w[k]) and _known(e[k]) and max(abs(c) for c in e[k]) <= 1
+        ]
+        error = sum(errors) / len(errors)
+        nearest = math.inf
+        for other in range(count):
+            gaps = [
+                math.dist(image[k], image[other])
+                for image in landmarks
+                if _known(image[k]) and _known(image[other])
+            ]
+            if other != k and gaps:
+                nearest = min(nearest, sum(gaps) / len(gaps))
+        total += error / (error + min(spreads[k], nearest))
+    return total / count
+
+
+def linear_map(inputs, targets, penalty: float, bias: bool):
+    """Weights and bias of (ridge) regression by the normal equations, the bias not penalised."""
+    rows, width = inputs.shape
+    design = np.hstack([inputs, np.ones((rows, 1))]) if bias else inputs
+    regulariser = penalty * np.eye(design.shape[1])
+    if bias:
+        regulariser[-1, -1] = 0
+    solution = np.linalg.solve(design.T @ design + regulariser, design.T @ targets)
+    return (solution[:width], solution[width]) if bias else (solution, np.zeros(targets.shape[1]))
+
+
+def resampled_means(values, draws) -> list[float]:
+    """Mean of the known values among the images of each draw."""
+    means = []
+    for draw in draws:
+        own = [values[n] for n in draw if not math.isnan(values[n])]
+        means.append(sum(own) / len(own))
+    return means
+
+
+def at_centroid(shape, points, scale=None):
+    """The shape placed at each image's centroid, optionally resized."""
+    placed = np.full(np.shape(points), np.nan)
+    for n in range(len(points)):
+        known = [p for p in range(len(shape)) if _known(points[n][p])]
+        factor = 1.0 if scale is None else scale[n]
+        for axis in (0, 1):
+            centre = sum(points[n][p][axis] for p in known) / len(known)
+            own = sum(shape[p][axis] for p in known) / len(known)
+            for p in range(len(shape)):
+                placed[n, p, axis] = centre + factor * (shape[p][axis] - own)
+    return placed
