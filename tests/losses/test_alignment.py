@@ -18,17 +18,17 @@ from landmark_lab_plugins.warps.tps_pair import TpsPair
 from tests.oracles import losses as oracle
 
 
-def maps(*shape: int, seed: int = 0, sharpness: float = 2.0) -> Tensor:
+def maps(*shape: int, seed: int = 0) -> Tensor:
     """Random probability maps."""
     generator = torch.Generator().manual_seed(seed)
-    return spatial_softmax(
-        sharpness * torch.randn(*shape, generator=generator, dtype=torch.float64)
-    )
+    return spatial_softmax(2 * torch.randn(*shape, generator=generator, dtype=torch.float64))
 
 
 def spline(count: int) -> TpsWarp:
-    """Random splines in float64."""
-    return TpsPair().draw(BatchDraw.single(3, count), (16, 16))[1].to(torch.device("cpu"))
+    """Random splines."""
+    warp = TpsPair().draw(BatchDraw.single(3, count), (16, 16))[1]
+    assert isinstance(warp, TpsWarp)
+    return warp
 
 
 def affine(count: int = 2) -> AffineWarp:

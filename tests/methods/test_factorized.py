@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from landmark_lab.data.batch import Pair, Sample
 from landmark_lab.errors import ConfigError
 from landmark_lab.geometry import AffineWarp, IdentityWarp, Warp
-from landmark_lab.geometry.heatmap import soft_argmax
+from landmark_lab.geometry.heatmap import gaussian, soft_argmax
 from landmark_lab.geometry.points import pixel_grid
 from landmark_lab.methods.factorized import Factorized, _mass_near
 from landmark_lab.metrics.collapse import collapse
@@ -18,7 +17,6 @@ from landmark_lab.metrics.equivariance import equivariance_criterion, equivarian
 from landmark_lab.plugin import build, check
 from landmark_lab.roles import Landmarks, Method
 from landmark_lab.seeding import BatchDraw
-from landmark_lab_plugins.data.toy_faces import ToyFaces
 from landmark_lab_plugins.pairings.synthetic import Synthetic
 from landmark_lab_plugins.warps.affine import AffinePair
 from tests.oracles import losses as oracle
@@ -138,7 +136,7 @@ def test_the_defaults_are_the_papers() -> None:
     assert spec["backbone"]["name"] == "simple"
     assert spec["alignment"] == "probability"
     assert spec["diversity"] == "max"
-    assert spec["sharpness"] == 1
+    assert spec["temperature"] == 1
     assert spec["weights"] == {"alignment": 1.0, "diversity": 500.0}
     assert spec["optimiser"]["name"] == "adam"
     assert spec["optimiser"]["lr"] == 1e-4
@@ -168,6 +166,7 @@ def test_the_score_is_high_for_a_sharp_map_and_zero_between_two_peaks() -> None:
     assert score[2] == pytest.approx(36 / 256)  # six cells along each axis
 
 
+@pytest.mark.filterwarnings("ignore:.*claim")
 def test_more_landmarks_than_blocks_are_refused_before_anything_is_loaded() -> None:
     method(landmarks=49, pooling=5).check_size(64)  # 7×7 blocks of a 32×32 map
     with pytest.raises(ConfigError, match=r"50 landmarks .* 7×7 blocks .* at most 49"):
@@ -194,8 +193,8 @@ def test_unrelated_pairs_and_bad_numbers_are_refused() -> None:
     for wrong in ({"landmarks": 0}, {"pooling": 0}):
         with pytest.raises(ConfigError, match="at least 1"):
             method(**wrong)
-    with pytest.raises(ConfigError, match="sharpness 0.0; allowed: above 0"):
-        method(sharpness=0.0)
+    with pytest.raises(ConfigError, match=r"temperature 0\.0; allowed: above 0"):
+        method(temperature=0.0)
     with pytest.raises(ConfigError, match="did you mean 'diversity'"):
         method(weights={"diversty": 1.0})
     with pytest.raises(ConfigError, match="did you mean 'coordinates'"):
@@ -229,74 +228,69 @@ def test_no_step_waits_for_the_device(alignment: str) -> None:
     model.landmarks(images.image)
 
 
-class Training:
-    """Toy faces and strong warps, without Lightning."""
+def blobs(count: int, size: int, seed: int) -> Tensor:
+    """Four coloured blobs that move together and each a little by itself, on noise."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = 0.35 * torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
+    together = 0.12 * torch.randn(count, 1, 2, generator=generator)
+    alone = 0.06 * torch.randn(count, 4, 2, generator=generator)
+    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
+    maps = gaussian(corners + together + alone, (size, size), 0.14)
+    behind = 0.5 + 0.06 * torch.randn(count, 3, size, size, generator=generator)
+    behind = behind * (1 - maps.sum(1, keepdim=True)).clamp(min=0)
+    return (behind + torch.einsum("nkhw,kc->nchw", maps, colours)).clamp(0, 1)
 
-    def __init__(self, size: int, count: int) -> None:
-        faces = ToyFaces(size=size, train=count, val=96).images
-        self.train, self.val = (self._images(faces(split)) for split in ("train", "val"))
-        self.size = size
-        # As strong as landmarks need to be of use, or they freeze: see the collapse metrics.
-        warps = AffinePair(
-            rotation=(9.0, 20.0),
-            rotation_law="uniform",
-            scale=(0.15, 0.25),
-            scale_law="loguniform",
-            translation=(0.15, 0.3),
-            translation_law="uniform",
-        )
-        self.pairing = Synthetic(warps, independent_colours=False, annotation=False)
 
-    @staticmethod
-    def _images(faces: Any) -> Tensor:
-        rows = [faces[i]["image"] for i in range(len(faces))]
-        return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
+def pairs(images: Tensor, seed: int) -> Pair:
+    """Two warped views of each image, the warps strong enough for landmarks not to freeze."""
+    warps = AffinePair(
+        rotation=(9.0, 20.0),
+        rotation_law="uniform",
+        scale=(0.15, 0.25),
+        scale_law="loguniform",
+        translation=(0.15, 0.3),
+        translation_law="uniform",
+    )
+    pairing = Synthetic(warps, independent_colours=False, annotation=False)
+    return pairing.pair((sample(images),), BatchDraw.single(seed, len(images)))
 
-    def pairs(self, images: Tensor, seed: int) -> Pair:
-        """Two warped views of each image."""
-        return self.pairing.pair((sample(images),), BatchDraw.single(seed, len(images)))
 
-    def run(self, model: Factorized, steps: int, batch: int = 16) -> list[float]:
-        """Train; the loss of every step."""
-        optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
-        generator = torch.Generator().manual_seed(0)
-        losses = []
-        model.train()
-        for step in range(steps):
-            rows = torch.randint(len(self.train), (batch,), generator=generator)
-            terms = model.losses(self.pairs(self.train[rows], step))
-            loss = torch.stack([model.weights[name] * term for name, term in terms.items()]).sum()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.item())
-        return losses
-
-    @torch.no_grad()
-    def lost(self, model: Factorized) -> float:
-        """How lost the landmarks are: equivariance error against spread and separation."""
-        model.eval()
-        pairs = self.pairs(self.val, 10**6)
-        assert isinstance(pairs.warp, Warp)
-        source, target = (model.landmarks(s.image)[0] for s in (pairs.source, pairs.target))
-        errors = equivariance_errors(target, pairs.warp.to_target(source))
-        return float(equivariance_criterion(source, errors))
+@torch.no_grad()
+def lostness(model: Factorized, images: Tensor) -> float:
+    """How lost the landmarks are: equivariance error against spread and separation."""
+    views = pairs(images, 10**6)
+    assert isinstance(views.warp, Warp)
+    source, target = (model.eval().landmarks(s.image)[0] for s in (views.source, views.target))
+    errors = equivariance_errors(target, views.warp.to_target(source))
+    return float(equivariance_criterion(source, errors))
 
 
 def test_a_short_training_finds_landmarks() -> None:
-    training = Training(size=32, count=256)
+    train, val, steps = blobs(256, 32, seed=0), blobs(96, 32, seed=1), 200
     model = method(
-        landmarks=5,
+        landmarks=4,
         pooling=3,
-        sharpness=5.0,
-        weights={"alignment": 1.0, "diversity": 1.5},
+        temperature=0.2,
+        weights={"alignment": 1.0, "diversity": 10.0},
         backbone={**QUICK, "depth": 1, "stem": 0},
     )
-    untrained = training.lost(model)
-    losses = training.run(model, steps=400)
+    untrained = lostness(model, val)
+    optimiser = torch.optim.Adam(model.train().parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for step in range(steps):
+        rows = torch.randint(len(train), (16,), generator=generator)
+        terms = model.losses(pairs(train[rows], step))
+        loss = torch.stack([model.weights[name] * term for name, term in terms.items()]).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
     assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
-    assert training.lost(model) < 0.8 * untrained
+    assert lostness(model, val) < 0.6 * untrained
     with torch.no_grad():
-        found = collapse(model.landmarks(training.val)[0])
-    assert found.distinct == 5
+        found = collapse(model.landmarks(val)[0])
+    assert found.distinct == 4
     assert not (found.constant | found.at_centre).any()

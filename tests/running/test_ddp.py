@@ -25,7 +25,7 @@ PAIRING = {"name": "synthetic"}
 
 
 class _Placed:
-    """What an ImageData asks its trainer: which process of how many, and how far the training is."""
+    """What an ImageData asks its trainer: which process of how many, and how far it is."""
 
     training, predicting, testing = True, False, False
 
@@ -142,7 +142,10 @@ def test_loaded_batches_know_their_place() -> None:
         data.trainer = _Placed(rank, 2)  # type: ignore[assignment]
         batches += list(data.train_dataloader())
     assert [(b.batch, b.first, b.total) for b in batches] == [
-        (0, 0, 8), (1, 0, 8), (0, 4, 8), (1, 4, 8),
+        (0, 0, 8),
+        (1, 0, 8),
+        (0, 4, 8),
+        (1, 4, 8),
     ]
     seen = torch.cat([b.members[0].index for b in batches])
     assert sorted(seen.tolist()) == list(range(16))

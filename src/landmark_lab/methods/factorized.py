@@ -58,11 +58,9 @@ class Factorized(Method, name="factorized"):
         backbone: its finest map is the one that the score maps are made from.
         alignment: what must follow the warp, the whole probability maps or their mean points.
         diversity: what keeps the landmarks apart.
-        temperature: the scores are divided by it before the softmax; below 1 the maps become sharp
-            sooner.
         pooling: side m of the blocks of score-map cells in which no two landmarks should be.
-        sharpness: factor of the scores before the softmax, an inverse temperature; the paper has
-            none. A larger one lets the maps become sharp before the landmarks have merged.
+        temperature: the scores are divided by it before the softmax (the paper: 1). Below 1 the
+            maps become sharp sooner, before all landmarks have merged in one place.
         weights: of the two loss terms; ``diversity`` is the paper's γ.
         optimiser: the paper's by default, λ as its weight decay.
         schedule: the paper's by default; it needs a validation split.
@@ -70,8 +68,8 @@ class Factorized(Method, name="factorized"):
 
     needs_warp: ClassVar[bool] = True
     cure: ClassVar[str] = (
-        "stronger warps of both images, a smaller pooling for many landmarks, "
-        "another balance of weights.alignment and weights.diversity"
+        "stronger warps of both images, a temperature below 1, a backbone that sees less of the "
+        "image, a smaller pooling for many landmarks, another balance of the weights"
     )
 
     def __init__(
@@ -81,7 +79,6 @@ class Factorized(Method, name="factorized"):
         alignment: Literal["probability", "coordinates"] = "probability",
         diversity: Literal["max", "overlap"] = "max",
         pooling: int = 5,
-        sharpness: float = 1.0,
         temperature: float = 1.0,
         weights: Mapping[str, float] = settings(alignment=1.0, diversity=500.0),
         optimiser: Optimiser = part("adam", lr=1e-4, weight_decay=5e-4),
@@ -90,8 +87,6 @@ class Factorized(Method, name="factorized"):
         super().__init__(weights, optimiser, schedule)
         if landmarks < 1 or pooling < 1:
             raise ValueError(f"landmarks {landmarks}, pooling {pooling}; allowed: at least 1")
-        if sharpness <= 0:
-            raise ValueError(f"sharpness {sharpness}; allowed: above 0")
         if temperature <= 0:
             raise ValueError(f"temperature {temperature}; allowed: above 0")
         self.backbone = backbone
