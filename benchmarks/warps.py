@@ -6,8 +6,10 @@ For a batch of 32 images of 3 × 128 × 128 and 10 × 10 control points (the def
 it times the public path that training takes: ``generator.draw(...)``, fold test included, and
 ``warp.source_grid(size)`` or ``warp.apply(images)``. One warp of the pair is counted: ``draw``
 makes two, so half of its time is taken. The features of the pixel grid are cached, as they are
-after the first step of a training. ``grid_sample`` gets a contiguous grid of such a warp, made
-beforehand.
+after the first step of a training, and one feature map of 16 MiB has been freed, as a network's
+are: until then the C library hands freed memory back to the system and pays for its pages again in
+every call, which can triple the time of the grid. ``grid_sample`` gets a contiguous grid of such a
+warp, made beforehand.
 
 Each repeat times all rows one after the other, so that other work on the machine slows them alike.
 Two ratios are printed: the median over repeats of each repeat's ratio, and the ratio of the fastest
@@ -72,6 +74,7 @@ def rows(device: str) -> dict[str, tuple[Call, Call | None]]:
 
 def measure(repeats: int, device: str) -> dict[str, list[tuple[float, float]]]:
     """Seconds of every row, and of ``grid_sample`` in the same repeat."""
+    torch.empty(BATCH, 32, 64, 64, device=device)  # freed at once; see above
     seconds: dict[str, list[tuple[float, float]]] = {}
     timed = rows(device)
     for repeat in range(-3, repeats):  # three to warm up

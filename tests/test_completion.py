@@ -94,7 +94,7 @@ def test_mutated_experiments_are_completed_or_refused_but_nothing_else(tmp_path:
     draw = random.Random(2)
     whole = complete(experiment(tmp_path)).to_mapping()
     outcomes = {True: 0, False: 0}
-    for round_ in range(200):
+    for round_ in range(120):
         changed: Any = whole if round_ % 2 else SETTINGS
         for _ in range(draw.randint(1, 2)):
             changed = mutated(changed, draw)
@@ -106,4 +106,4 @@ def test_mutated_experiments_are_completed_or_refused_but_nothing_else(tmp_path:
             outcomes[True] += 1
         except LandmarkLabError:
             outcomes[False] += 1
-    assert min(outcomes.values()) > 5, outcomes
+    assert min(outcomes.values()) > 3, outcomes

@@ -260,7 +260,7 @@ def draw_face(who: Numbers, look: Numbers, scene: np.random.Generator, size: int
 
     solid = _on_surface(who, features[:, :2], features[:, 2])
     points = project(np.concatenate([solid, *(ear[-1:] for ear in ears)]))
-    visible = (np.abs(points) < 1).all(axis=1)
+    visible = np.asarray((np.abs(points) < 1).all(axis=1))
     for number, is_before in enumerate(before, start=len(features)):
         if not is_before:
             visible[number] &= not any(_inside(cover, points[number]) for cover in covers)

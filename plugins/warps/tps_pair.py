@@ -42,7 +42,7 @@ from landmark_lab.geometry.tps import ThinPlateBasis, TpsWarp
 from landmark_lab.geometry.warp import Warp
 from landmark_lab.roles import WarpGenerator
 from landmark_lab.seeding import BatchDraw
-from landmark_lab_plugins.warps.affine import AffinePair, scaled, strengths
+from landmark_lab_plugins.warps.affine import AffinePair, strengths
 
 
 class TpsPair(WarpGenerator, name="tps_pair"):
@@ -108,10 +108,11 @@ class TpsPair(WarpGenerator, name="tps_pair"):
         """Coefficients ``(2 · count, P + 3, 2)`` of the bends: all views, then all warps."""
         shape = (2, self.control**2, 2)
         numbers, half = draw.normal(*shape), draw.uniform(*shape) < 0.5
-        entries = torch.where(
-            half.transpose(0, 1).flatten(0, 1),
-            scaled(numbers, self.bend_half),
-            scaled(numbers, self.bend),
+        entries = torch.cat(
+            [
+                numbers[:, k] * torch.where(half[:, k], self.bend_half[k], self.bend[k])
+                for k in (0, 1)
+            ]
         )
         width, height = basis.extent
         entries = torch.stack([entries[..., 0] / width, entries[..., 1] / height], -1)

@@ -12,7 +12,6 @@ from typing import Any
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from landmark_lab import __version__
-from landmark_lab.data.preprocess import Preprocess
 from landmark_lab.errors import CheckpointError
 from landmark_lab.files import load_checkpoint, save_checkpoint
 from landmark_lab.plugin import build

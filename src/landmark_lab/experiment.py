@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info
 from rich.console import Console
 
 from landmark_lab import checkpoint
@@ -40,7 +40,7 @@ from landmark_lab.files import write_json
 from landmark_lab.geometry.points import to_pixels
 from landmark_lab.plugin import build, build_settings
 from landmark_lab.roles import ImageData, Landmarks, Method, Pairing, Protocol
-from landmark_lab.runs import new_run, open_run
+from landmark_lab.runs import new_run, open_run, process_rank
 from landmark_lab.seeding import seed_of
 
 
@@ -72,13 +72,21 @@ def run(
     for name, stage in experiment.stages.items():
         stages[name] = _Stage(stage, experiment.seed)
         stages[name].check(stages)
+    _check_evaluation(experiment, list(stages.values())[-1].method)
     folder = open_run(resume, experiment) if resume else new_run(root, experiment, command)
     for one in stages.values():
         if not one.done(folder).is_file():
             one.fit(folder, callbacks)
-    if rank_zero_only.rank == 0:
+    if process_rank() == 0:
         _evaluate(list(stages.values())[-1], experiment, folder)
     return folder
+
+
+def _check_evaluation(experiment: Experiment, method: Method) -> None:
+    if experiment.evaluate and not isinstance(method, Landmarks):
+        raise ConfigError(
+            f"the method '{method.plugin_name}' finds no landmarks to evaluate", where="evaluate"
+        )
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
@@ -199,10 +207,6 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
         return
     best = stage.best(folder)
     method = checkpoint.load(best)
-    if not isinstance(method, Landmarks):
-        raise ConfigError(
-            f"the method '{method.plugin_name}' finds no landmarks to evaluate", where="evaluate"
-        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shared: dict[str, Any] = {
         "splits": ("train", "test"),
@@ -224,11 +228,13 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _draw(method: Landmarks, data: ImageData, path: Path) -> None:
+def _draw(method: Method, data: ImageData, path: Path) -> None:
     """The landmarks found on some images that were not trained on."""
+    assert isinstance(method, Landmarks)  # checked before the training
     images = data.images("test")
     step = max(1, len(images) // _SHOWN)
     shown = [images[i]["image"] for i in range(0, len(images), step)][:_SHOWN]
     pixels = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 255
-    points, _ = method.cpu().landmarks(pixels)
-    contact_sheet(path, shown, list(to_pixels(points, data.size, data.size).numpy()), columns=8)
+    points, _ = method.landmarks(pixels.to(method.device))
+    drawn = to_pixels(points.cpu(), data.size, data.size).numpy()
+    contact_sheet(path, shown, list(drawn), columns=8)

@@ -232,7 +232,7 @@ def test_batches_do_not_depend_on_workers_or_memory(root):
         data = Folder(str(root), "points.json", val_fraction=0, preprocess=SMALL, cache_mb=cache_mb)
         settings = LoaderSettings(4, workers, ColourAugmentation(gamma=0.5, noise=0.1))
         loader = training_loader(
-            data.images("train"), lambda images, i, draw: (i,), settings, 0, 0, 1, lambda: (1, 0)
+            data.images("train"), lambda images, i, draw: (i,), settings, 0, 0, 1, lambda _: (1, 0)
         )
         return [batch.members[0] for batch in loader]
 

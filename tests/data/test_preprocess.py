@@ -3,7 +3,6 @@
 import dataclasses
 
 import cv2
-
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st

@@ -53,8 +53,14 @@ def look(found: Tensor, noise: float) -> tuple[dict[str, float], list[str]]:
         warp,
     )
     trainer = Trainer(
-        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[Health()], accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[Health()],
+        accelerator="cpu",
     )
     loader: DataLoader[Any] = DataLoader([pair], batch_size=None)
     with warnings.catch_warnings(record=True) as caught:

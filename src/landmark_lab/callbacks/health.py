@@ -65,10 +65,11 @@ class Health(Callback):
             "val/spread": state.spread.nanmean(),
             "val/distinct": torch.tensor(float(state.distinct), device=criterion.device),
         }
-        # Every process has computed the same from all rows.
-        pl_module.log_dict(values, rank_zero_only=False, sync_dist=False)
-        pl_module.log("distinct", values["val/distinct"], prog_bar=True, logger=False)
-        pl_module.log("spread", values["val/spread"], prog_bar=True, logger=False)
+        # Every process has computed the same from all rows; sync_dist changes nothing, but
+        # Lightning would warn without it.
+        pl_module.log_dict(values, sync_dist=True)
+        shown = {"distinct": values["val/distinct"], "spread": values["val/spread"]}
+        pl_module.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
         if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0:
             self._warn(state, pl_module)
 

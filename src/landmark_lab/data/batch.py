@@ -68,7 +68,7 @@ class Sample:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Sample:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Sample(**{k: None if v is None else change(v) for k, v in values.items()})
+        return replace(self, **{k: change(v) for k, v in values.items() if v is not None})
 
 
 @dataclass

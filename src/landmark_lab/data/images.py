@@ -149,8 +149,8 @@ class ImageTable(Images):
         if table.points is not None and table.visible is not None:
             points = self.placement(index).to_square(table.points[index])
             row["points"] = points.astype(np.float32)
-            # What a crop cut off is not there any more; the surroundings are. Points that lay outside the image
-            # before stay as they were annotated.
+            # What a crop cut off is not there any more; the surroundings are. Points that lay
+            # outside the image before stay as they were annotated.
             pixels, end = table.points[index], np.array(look_up_size(table, index)) - 0.5
             inside = ((pixels >= -0.5) & (pixels <= end)).all(axis=1)
             edge = self.preprocess.outer_size / self.preprocess.size

@@ -97,7 +97,7 @@ class Preprocess:
             DataError: the box lies outside the image.
         """
         whole = self.with_surroundings(image, box)
-        return self.inner(whole), self.place(*image.shape[1::-1], box)
+        return self.inner(whole), self.place(image.shape[1], image.shape[0], box)
 
     @property
     def outer_size(self) -> int:
@@ -158,7 +158,7 @@ class Preprocess:
         return left, top, left + round(wide), top + round(high)
 
     def _content(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Size of the shown part on the outer square, and its left and top edge, in whole pixels."""
+        """Size of the shown part on the outer square, its left and top edge, in whole pixels."""
         if self.fit != "letterbox":
             return self.outer_size, self.outer_size, 0, 0
         scale = self.outer_size / max(width, height)

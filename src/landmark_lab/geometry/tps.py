@@ -154,24 +154,25 @@ class ThinPlateBasis:
     def on_pixels(self, coefficients: Tensor, size: Size) -> Tensor:
         """The splines at all pixel centres, ``(B, H * W, 2)``; differentiable.
 
-        In memory all x come first and then all y, which ``grid_sample`` reads as fast as pairs.
+        The control points and the pixels are symmetric about both axes, so a spline is the sum of
+        four parts, each even or odd in x and in y, made of a quarter of the basis, and needed in
+        the upper left quarter of the image only: a quarter of the work.
 
-        The control points and the pixels are symmetric about the horizontal axis, so a spline is
-        the sum of an even and an odd function of y, each made of half of the basis and computed
-        for the upper half of the image: half the work.
+        In memory all x come first and then all y, which ``grid_sample`` reads as fast as pairs.
         """
         height, width = size
         device, dtype = coefficients.device, coefficients.dtype
-        parity = self._table("parity", device, dtype, self._parity)
-        features = self._table(("pixels", size), device, dtype, lambda: self._upper_half(size))
-        evens = self.side * ((self.side + 1) // 2) + 2
+        parities = self._table("parities", device, dtype, self._parities)
+        features = self._table(("pixels", size), device, dtype, lambda: self._quarter(size))
         with torch.autocast(device.type, enabled=False):
-            turned = _stacked(coefficients) @ parity
-            even = turned[:, :evens] @ features[:, :evens].T
-            odd = turned[:, evens:] @ features[:, evens:].T
-        lower = (even - odd).view(len(turned), -1, width)[:, : height // 2].flip(1)
-        values = torch.cat([even.add_(odd), lower.flatten(1)], 1)
-        return values.view(2, -1, height * width).permute(1, 2, 0)
+            sorted_ = _stacked(coefficients) @ parities.flatten(0, 1).T
+            sorted_ = sorted_.view(len(sorted_), *parities.shape[:2]).transpose(0, 1)
+            # (even or odd in y and in x, coordinate and image, row and column of the quarter)
+            parts = sorted_ @ features
+        parts = parts.view(2, 2, -1, (height + 1) // 2, (width + 1) // 2)
+        parts = _unfolded(parts, -2, height)
+        parts = _unfolded(parts, -1, width)
+        return parts.view(2, -1, height * width).permute(1, 2, 0)
 
     def on_lattice(self, coefficients: Tensor) -> Tensor:
         """The displacements of the splines on a lattice beyond the image, ``(B, 2, n, n)``."""
@@ -225,23 +226,36 @@ class ThinPlateBasis:
         by_x = torch.cat([ux, zero, one, zero], 1) * width
         return torch.cat([by_x, torch.cat([uy, zero, zero, one], 1) * height])
 
-    def _parity(self) -> Tensor:
-        """An orthogonal matrix (P + 3, P + 3): even functions of y first, then odd ones."""
-        count, side = self.side**2, self.side
-        mirrored = torch.arange(count).view(side, side).flip(0).flatten()
-        unit = torch.eye(count + 3, dtype=torch.float64)
-        upper = torch.arange(side * (side // 2))
-        middle = torch.arange(side * (side // 2), side * ((side + 1) // 2))
-        even = (unit[:, upper] + unit[:, mirrored[upper]]) / 2**0.5
-        odd = (unit[:, upper] - unit[:, mirrored[upper]]) / 2**0.5
-        one, x, y = unit[:, count:].split_with_sizes([1, 1, 1], 1)
-        return torch.cat([even, unit[:, middle], one, x, odd, y], 1)
+    def _parities(self) -> Tensor:
+        """The basis sorted by symmetry, ``(4, K, P + 3)``: orthonormal rows, or zeros at the end.
 
-    def _upper_half(self, size: Size) -> Tensor:
-        """Even and odd functions at the pixels of the upper half, the middle row included."""
+        First what is even in y and in x, then even in y and odd in x, odd and even, odd and odd.
+        """
+        side, count = self.side, self.side**2
+        unit = torch.eye(count + 3, dtype=torch.float64)
+        grid = torch.arange(count).view(side, side)
+        half = (side + 1) // 2
+        k, across, down, both = (
+            unit[grid.flip(dims)[:half, :half].flatten()] for dims in ((), (1,), (0,), (0, 1))
+        )
+        one, x, y = unit[count:, None]
+        parts = [
+            torch.cat([k + across + down + both, one]),
+            torch.cat([k - across + down - both, x]),
+            torch.cat([k + across - down - both, y]),
+            k - across - down + both,
+        ]
+        # On a middle line the odd combinations vanish.
+        parts = [part[part.abs().sum(1) > 0] for part in parts]
+        rows = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        return torch.nn.functional.normalize(rows, dim=-1)
+
+    def _quarter(self, size: Size) -> Tensor:
+        """The sorted basis at the pixels of the upper left quarter, middle lines included."""
         height, width = size
-        points = pixel_grid(height, width, dtype=torch.float64)[: width * ((height + 1) // 2)]
-        return self.features(points) @ self._parity()
+        pixels = pixel_grid(height, width, dtype=torch.float64).view(height, width, 2)
+        quarter = pixels[: (height + 1) // 2, : (width + 1) // 2].reshape(-1, 2)
+        return self._parities() @ self.features(quarter).T
 
     def _fit(self) -> Tensor:
         """From coefficients to the best affine map, (3, P + 3)."""
@@ -341,6 +355,19 @@ class TpsWarp(Warp):
 def _stacked(coefficients: Tensor) -> Tensor:
     """(B, P + 3, 2) -> (2 B, P + 3), first all of x: the left factor of one product for a batch."""
     return coefficients.permute(2, 0, 1).flatten(0, 1)
+
+
+def _unfolded(parts: Tensor, dim: int, length: int) -> Tensor:
+    """Functions from their even and their odd part, given on the first half of a dimension.
+
+    Args:
+        parts: ``(2, ...)``, overwritten: fresh memory costs more here than the arithmetic.
+        dim: the dimension of which the first half is given.
+        length: its full length.
+    """
+    even, odd = parts[0], parts[1]
+    mirrored = (even - odd).narrow(dim, 0, length // 2).flip(dim)
+    return torch.cat([even.add_(odd), mirrored], dim)
 
 
 def _lattice(nodes: int, reach: float) -> Tensor:

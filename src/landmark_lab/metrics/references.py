@@ -29,7 +29,8 @@ def mean_shape(points: Floats) -> Floats:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty slice
-        return np.nanmean(points, axis=0)
+        mean: Floats = np.nanmean(points, axis=0)
+        return mean
 
 
 def at_centroid(shape: Floats, points: Floats) -> Floats:
@@ -96,5 +97,4 @@ def _centred(shape: Floats, points: Floats) -> tuple[Floats, Floats]:
 
 def _known(shape: Floats, points: Floats) -> NDArray[np.bool_]:
     """(N, P, 1) where both the shape and the image have the point."""
-    known: NDArray[np.bool_] = ~np.isnan(points + shape).any(-1, keepdims=True)
-    return known
+    return np.asarray(~np.isnan(points + shape).any(-1, keepdims=True))

@@ -93,8 +93,7 @@ class Annotations:
     @property
     def known(self) -> NDArray[np.bool_]:
         """``(N, P)`` whether the point is annotated."""
-        known: NDArray[np.bool_] = ~np.isnan(self.points).any(axis=2)
-        return known
+        return np.asarray(~np.isnan(self.points).any(axis=2))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Annotations:
         """The given rows, in the given order."""

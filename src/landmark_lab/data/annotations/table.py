@@ -125,7 +125,7 @@ def read_table(path: str | Path) -> Annotations:
         ],
         axis=1,
     )
-    visible = ~np.isnan(points).any(axis=2)
+    visible = np.asarray(~np.isnan(points).any(axis=2))
     for i, name in enumerate(names):
         if hidden[name] in column:
             seen = values(hidden[name])
