@@ -15,7 +15,8 @@ Each repeat times all rows one after the other, so that other work on the machin
 Two ratios are printed: the median over repeats of each repeat's ratio, and the ratio of the fastest
 times, which is what the code costs when nothing interferes. The targets (drawing and grid at most
 0.6, the whole warp at most 2.2 times ``grid_sample``) are for the latter; the exit status is 1 if
-one is missed. On a machine whose cores are all busy use ``--threads 1``.
+one is missed. Where other programs use the cores, threads that spin while they wait for each other
+spoil every figure: set ``OMP_WAIT_POLICY=passive`` or use ``--threads 1``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from landmark_lab_plugins.backbones.layers import (
     normalisation,
 )
 
-Blocks = Literal["bottleneck", "basic"]
+Blocks = Literal["bottleneck", "basic", "plain"]
 
 
 class Hourglass(Backbone, name="hourglass"):
@@ -35,7 +35,8 @@ class Hourglass(Backbone, name="hourglass"):
         width: channels of the output and of every scale; a multiple of 4.
         depth: number of halvings after the stem.
         blocks: residual blocks at every place of the hourglass.
-        block: ``bottleneck``: 1×1, 3×3, 1×1 with half the channels between; ``basic``: two 3×3.
+        block: ``bottleneck``: 1×1, 3×3, 1×1 with half the channels between; ``basic``: two 3×3;
+            ``plain``: one 3×3 with normalisation and ReLU behind it, and no shortcut.
         stem: residual blocks between the first convolution, which has stride 2, and the
             hourglass; with 3, the first convolution has a quarter of the width.
         norm: before each convolution of a block.
@@ -60,7 +61,7 @@ class Hourglass(Backbone, name="hourglass"):
             )
         self.channels = (width,)
         self.strides = (2,)
-        unit = _Bottleneck if block == "bottleneck" else _Basic
+        unit = _BLOCKS[block]
 
         def residuals(inputs: int = width, outputs: int = width, count: int = 1) -> nn.Sequential:
             rest = [unit(outputs, outputs, norm, groups) for _ in range(count - 1)]
@@ -142,6 +143,22 @@ class _Basic(_Residual):
             nn.Conv2d(outputs, outputs, 3, padding=1),
         )
         super().__init__(inputs, outputs, body)
+
+
+class _Plain(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int, norm: Norm, groups: int) -> None:
+        super().__init__(
+            convolution(inputs, outputs, 3, norm),
+            normalisation(norm, outputs, groups),
+            nn.ReLU(inplace=True),
+        )
+
+
+_BLOCKS: dict[Blocks, Callable[[int, int, Norm, int], nn.Module]] = {
+    "bottleneck": _Bottleneck,
+    "basic": _Basic,
+    "plain": _Plain,
+}
 
 
 def _before(channels: int, norm: Norm, groups: int) -> tuple[nn.Module, nn.Module]:

@@ -36,6 +36,9 @@ class AffinePair(WarpGenerator, name="affine"):
             exp U(−scale, scale). (A standard deviation of "log 1.25" is 0.223.)
         translation: standard deviation (or largest value) for each axis, in half sides.
         translation_law: normal, or uniform in ±translation.
+        relative_to: what the second similarity is drawn for: the ``view``, on top of the first; or the
+            ``image``, beside the first, so that both images of a pair are turned equally far from
+            the original and the network has less to cover.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class AffinePair(WarpGenerator, name="affine"):
         scale_law: Literal["normal", "lognormal", "loguniform"] = "normal",
         translation: tuple[float, float] = (0.1, 0.1),
         translation_law: Literal["normal", "uniform"] = "normal",
+        relative_to: Literal["view", "image"] = "view",
     ) -> None:
         self.rotation = strengths(rotation, "rotation")
         self.rotation_law = rotation_law
@@ -53,11 +57,13 @@ class AffinePair(WarpGenerator, name="affine"):
         self.scale_law = scale_law
         self.translation = strengths(translation, "translation")
         self.translation_law = translation_law
+        self.relative_to = relative_to
 
     def draw(self, draw: BatchDraw, size: tuple[int, int]) -> tuple[Warp, Warp]:
         """Two affine warps, exact in both directions."""
         warps = AffineWarp(self.sampling_maps(draw, size)).inverse()
-        return warps[: draw.count], warps[draw.count :]
+        view, warp = warps[: draw.count], warps[draw.count :]
+        return view, warp if self.relative_to == "view" else view.inverse().then(warp)
 
     def sampling_maps(self, draw: BatchDraw, size: tuple[int, int]) -> Tensor:
         """Matrices ``(2 · count, 2, 3)`` from target to source: all views, then all warps."""

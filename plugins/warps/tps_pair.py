@@ -6,8 +6,8 @@ fact that the faces of a data set are upright and centred. A similarity and a sp
 ``to_source(p) = s R p + t + bend(p)``. The papers draw the bend in two ways:
 
 - ``coefficients``: the weights of the kernel U(r) = r² log r² at each control point, without the
-  side conditions, as the code of the dense family does. The defaults displace a point by 0.2
-  half-widths (root mean square; 0.08 of it is no affine map); one warp in seven would fold.
+  side conditions, as the code of the dense family does. At full strength they displace a point
+  by 0.22 half-widths (root mean square; 0.08 of it is no affine map), and one warp in seven folds.
 - ``offsets``: the displacements of the control points; the spline bends least between them.
 
 The published families as settings (pairs are view, warp):
@@ -22,7 +22,7 @@ The published families as settings (pairs are view, warp):
 - structural representations: ``control: 7``, ``spline: offsets``, ``bend: [0.1, 0.1]``,
   ``bend_half: [0.1, 0.1]``, ``rotation: [10, 10]``, ``scale_law: lognormal``,
   ``scale: [0.223, 0.223]``, ``translation_law: uniform``, ``translation: [0.15, 0.15]``. As
-  published nearly all of them fold; here each is shrunk as far as it must be (to 0.66 on average).
+  published nearly all of them fold; here each is shrunk as far as it must be (to 0.62 on average).
 - conditional image generation: ``bend: [0.001, 0.001]``, ``bend_half: [0.01, 0.01]``,
   ``rotation: [5, 0]``, ``scale: [0.1, 0]``.
 
@@ -49,7 +49,7 @@ class TpsPair(WarpGenerator, name="tps_pair"):
     """Two random thin-plate splines with similarities on top of each other, one-to-one.
 
     Each strength is a pair: of the view (image -> source), of the warp (source -> target). A draw
-    that folds is bent less, as much as it can be: its similarity stays.
+    that folds, or nearly does, is bent less; its similarity stays.
 
     Args:
         control: control points a side; they reach from edge to edge.

@@ -150,4 +150,4 @@ def test_the_tables_of_a_basis_are_bounded() -> None:
     coefficients = basis.affine(torch.eye(2, 3)[None])
     for side in range(2, 30):
         basis.on_pixels(coefficients, (side, side))
-    assert len(basis._tables) <= 8
+    assert len(basis._tables) <= 16

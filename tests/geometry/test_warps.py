@@ -321,6 +321,15 @@ def test_autocast_does_not_touch_coordinates(kind: str) -> None:
 
 
 @kinds
+def test_points_of_half_precision_are_moved_in_the_precision_of_the_warp(kind: str) -> None:
+    warp, points = KINDS[kind](), some_points(4).bfloat16()
+    if kind != "identity":
+        for move in (warp.to_source, warp.to_target):
+            torch.testing.assert_close(move(points), move(points.float()))
+            assert move(points.double()).dtype == torch.float64
+
+
+@kinds
 def test_images_keep_their_type(kind: str) -> None:
     warp = KINDS[kind]((16, 16))
     for dtype in (torch.float64, torch.float16, torch.bfloat16):

@@ -273,3 +273,16 @@ def test_grids_agree_with_pixels(generator: WarpGenerator) -> None:
     for warp in generator.draw(BatchDraw.single(0, 4), SIZE):
         expected = warp.to_source(pixel_grid(*SIZE).expand(4, -1, -1)).reshape(4, *SIZE, 2)
         torch.testing.assert_close(warp.source_grid(SIZE), expected, atol=2e-5, rtol=0)
+
+
+def test_two_similarities_beside_each_other_are_the_same_two() -> None:
+    settings: dict[str, Any] = {"rotation": (20.0, 20.0), "translation": (0.2, 0.2)}
+    view, warp = AffinePair(**settings).draw(BatchDraw.single(0, 8), SIZE)
+    same_view, beside = AffinePair(**settings, relative_to="image").draw(
+        BatchDraw.single(0, 8), SIZE
+    )
+    points = torch.rand(8, 5, 2) - 0.5
+    torch.testing.assert_close(view.to_target(points), same_view.to_target(points))
+    # From the image, over the source, to the target: the second similarity alone.
+    arrived = beside.to_target(same_view.to_target(points))
+    torch.testing.assert_close(arrived, warp.to_target(points), atol=1e-5, rtol=1e-5)

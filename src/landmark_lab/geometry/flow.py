@@ -58,7 +58,7 @@ class FlowWarp(Warp):
 
     def to_target(self, points: Tensor) -> Tensor:
         """p + flow(p), for points ``(B, N, 2)``."""
-        return self._field(points)
+        return self._field(self._precise(points))
 
     def to_source(self, points: Tensor) -> Tensor:
         """The q with q + flow(q) = p, for points ``(B, N, 2)``.
@@ -66,7 +66,7 @@ class FlowWarp(Warp):
         Solved by iteration to a residual below 1e-3, below 1e-5 where the flow is smooth; where
         several parts of the source arrive at p, one of them; NaN where none was found.
         """
-        q, found = self._field.solve(points)
+        q, found = self._field.solve(self._precise(points))
         return torch.where(found[..., None], q, torch.nan)
 
     @cached_property

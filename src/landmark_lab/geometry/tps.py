@@ -39,7 +39,7 @@ _NODES, _REACH = 129, 1.25
 # is for what lies between the samples: three samples with a margin of 0.15 missed three folds in
 # 8,000 draws of five strong families, with 0.2 none.
 _BETWEEN, _ALONG, _SMALLEST_AREA = 3, 24, 0.2
-_KEPT = 8  # tables, of one size, type and device each
+_KEPT = 16  # tables, of one size, type and device each
 
 
 class ThinPlateBasis:
@@ -137,9 +137,17 @@ class ThinPlateBasis:
         straightened = torch.stack([d * u - b * v, a * v - c * u], -1) / area[..., None]
         slopes = self._table("slopes", bend.device, bend.dtype, self._slopes)
         with torch.autocast(bend.device.type, enabled=False):
-            product = _stacked(straightened) @ slopes.T
-        # M's entries, (image, sample) each: components by rows, derivatives by columns.
-        (xx, xy), (yx, yy) = product.view(2, bend.shape[0], 2, -1).permute(0, 2, 1, 3)
+            parts = self._sorted(straightened) @ slopes
+        # As in on_pixels; but the derivative by a coordinate of an even function is odd in it.
+        by_x, by_y = parts.view(2, 2, 2 * len(bend), 2, -1).unbind(3)
+        derivatives = torch.stack([by_x.flip(1), by_y.flip(0)], 2)
+        quarters = [
+            quarter
+            for half in _sum_and_difference(derivatives)
+            for quarter in _sum_and_difference(half)
+        ]
+        # The entries of M, (image, sample) each: by the coordinate, of the component.
+        (xx, xy), (yx, yy) = torch.cat(quarters, -1).view(2, 2, len(bend), -1)
         trace = xx + yy
         determinant = torch.addcmul(xx * yy, xy, yx, value=-1)
         # The smallest positive root of free + s·trace + s²·determinant is 2·free / divisor, and
@@ -162,17 +170,22 @@ class ThinPlateBasis:
         """
         height, width = size
         device, dtype = coefficients.device, coefficients.dtype
-        parities = self._table("parities", device, dtype, self._parities)
-        features = self._table(("pixels", size), device, dtype, lambda: self._quarter(size))
+        features = self._table(("pixels", size), device, dtype, lambda: self._pixels(size))
         with torch.autocast(device.type, enabled=False):
-            sorted_ = _stacked(coefficients) @ parities.flatten(0, 1).T
-            sorted_ = sorted_.view(len(sorted_), *parities.shape[:2]).transpose(0, 1)
-            # (even or odd in y and in x, coordinate and image, row and column of the quarter)
-            parts = sorted_ @ features
+            parts = self._sorted(coefficients) @ features
+        # (even or odd in y and in x, coordinate and image, row and column of the quarter)
         parts = parts.view(2, 2, -1, (height + 1) // 2, (width + 1) // 2)
-        parts = _unfolded(parts, -2, height)
-        parts = _unfolded(parts, -1, width)
-        return parts.view(2, -1, height * width).permute(1, 2, 0)
+        upper, lower = _sum_and_difference(parts)
+        (upper_left, upper_right), (lower_left, lower_right) = (
+            _sum_and_difference(half) for half in (upper, lower)
+        )
+        rows, columns = height // 2, width // 2  # without the middle lines
+        values = parts.new_empty(parts.shape[2], height, width)
+        values[:, : height - rows, : width - columns] = upper_left
+        values[:, : height - rows, width - columns :] = upper_right[..., :columns].flip(2)
+        values[:, height - rows :, : width - columns] = lower_left[:, :rows].flip(1)
+        values[:, height - rows :, width - columns :] = lower_right[:, :rows, :columns].flip(1, 2)
+        return values.view(2, -1, height * width).permute(1, 2, 0)
 
     def on_lattice(self, coefficients: Tensor) -> Tensor:
         """The displacements of the splines on a lattice beyond the image, ``(B, 2, n, n)``."""
@@ -218,13 +231,24 @@ class ThinPlateBasis:
         return inverse[:, :count]
 
     def _slopes(self) -> Tensor:
-        """The derivatives of all functions at the samples of the fold test, (2 S, P + 3)."""
+        """The derivatives of the sorted basis at a quarter of the fold test's samples, (4, K, 2 S).
+
+        First all derivatives by x and then all by y.
+        """
         gaps = self.side - 1
-        _, (_, ux, uy) = self._kernel(_lattice(gaps * max(_BETWEEN, -(-_ALONG // gaps)) + 1, 1.0))
+        nodes = gaps * max(_BETWEEN, -(-_ALONG // gaps)) + 1
+        _, (_, ux, uy) = self._kernel(_quarter(_lattice(nodes, 1.0), (nodes, nodes)))
         zero, one = torch.zeros_like(ux[:, :1]), torch.ones_like(ux[:, :1])
         width, height = self.extent
         by_x = torch.cat([ux, zero, one, zero], 1) * width
-        return torch.cat([by_x, torch.cat([uy, zero, zero, one], 1) * height])
+        by_y = torch.cat([uy, zero, zero, one], 1) * height
+        return self._parities() @ torch.cat([by_x, by_y]).T
+
+    def _sorted(self, coefficients: Tensor) -> Tensor:
+        """The coefficients of the basis sorted by symmetry, ``(4, 2 B, K)``: see _parities."""
+        parities = self._table("parities", coefficients.device, coefficients.dtype, self._parities)
+        turned = _stacked(coefficients) @ parities.flatten(0, 1).T
+        return turned.view(len(turned), *parities.shape[:2]).transpose(0, 1)
 
     def _parities(self) -> Tensor:
         """The basis sorted by symmetry, ``(4, K, P + 3)``: orthonormal rows, or zeros at the end.
@@ -250,11 +274,9 @@ class ThinPlateBasis:
         rows = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
         return torch.nn.functional.normalize(rows, dim=-1)
 
-    def _quarter(self, size: Size) -> Tensor:
-        """The sorted basis at the pixels of the upper left quarter, middle lines included."""
-        height, width = size
-        pixels = pixel_grid(height, width, dtype=torch.float64).view(height, width, 2)
-        quarter = pixels[: (height + 1) // 2, : (width + 1) // 2].reshape(-1, 2)
+    def _pixels(self, size: Size) -> Tensor:
+        """The sorted basis at a quarter of the pixels, (4, K, pixels)."""
+        quarter = _quarter(pixel_grid(*size, dtype=torch.float64), size)
         return self._parities() @ self.features(quarter).T
 
     def _fit(self) -> Tensor:
@@ -302,9 +324,9 @@ class TpsWarp(Warp):
 
     def to_source(self, points: Tensor) -> Tensor:
         """The splines at points ``(B, N, 2)``."""
+        points = self._precise(points)
         with torch.autocast(points.device.type, enabled=False):
-            features = self.basis.features(points)
-            return features @ self.coefficients.to(features.dtype)
+            return self.basis.features(points) @ self.coefficients.to(points.dtype)
 
     def to_target(self, points: Tensor) -> Tensor:
         """Where the splines take the value ``points`` ``(B, N, 2)``.
@@ -313,6 +335,7 @@ class TpsWarp(Warp):
         below 1e-5 for warps that do not fold; points that are not found are NaN. Differentiable
         by the implicit function theorem.
         """
+        points = self._precise(points)
         coefficients = self.coefficients.to(points.dtype)
         with torch.autocast(points.device.type, enabled=False):
             with torch.no_grad():
@@ -357,17 +380,18 @@ def _stacked(coefficients: Tensor) -> Tensor:
     return coefficients.permute(2, 0, 1).flatten(0, 1)
 
 
-def _unfolded(parts: Tensor, dim: int, length: int) -> Tensor:
-    """Functions from their even and their odd part, given on the first half of a dimension.
-
-    Args:
-        parts: ``(2, ...)``, overwritten: fresh memory costs more here than the arithmetic.
-        dim: the dimension of which the first half is given.
-        length: its full length.
-    """
+def _sum_and_difference(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of an even and an odd part ``(2, ...)``: the function here and mirrored. Overwrites parts."""
     even, odd = parts[0], parts[1]
-    mirrored = (even - odd).narrow(dim, 0, length // 2).flip(dim)
-    return torch.cat([even.add_(odd), mirrored], dim)
+    difference = even - odd
+    return even.add_(odd), difference
+
+
+def _quarter(points: Tensor, size: Size) -> Tensor:
+    """The upper left quarter of a grid of points, row by row, middle lines included."""
+    height, width = size
+    grid = points.view(height, width, 2)
+    return grid[: (height + 1) // 2, : (width + 1) // 2].reshape(-1, 2)
 
 
 def _lattice(nodes: int, reach: float) -> Tensor:

@@ -5,7 +5,7 @@ goes from a *source* to a *target* image. An image moves by sampling, so the tar
 the source image at ``to_source(p)``; a point of the source moves to ``to_target(point)``.
 
 ``exact`` names the direction that is closed-form. The other one is solved numerically: for points
-to a residual below 1e-5 wherever the warp is one-to-one, for whole images through a bilinear
+to a residual of about 1e-5 wherever the warp is one-to-one, for whole images through a bilinear
 lattice, to about 1e-3 (a few hundredths of a pixel at 128 pixels). Losses take query coordinates
 and their images in the exact direction.
 
@@ -76,6 +76,10 @@ class Warp(ABC):
 
     def _pixels_to_target(self, size: Size) -> Mapped:
         return self._dense_to_target(self._pixels(size))
+
+    def _precise(self, points: Tensor) -> Tensor:
+        """Points in the warp's data type, or in their own if that is more precise."""
+        return points.to(torch.promote_types(points.dtype, self.dtype))
 
     def _pixels(self, size: Size) -> Tensor:
         grid = pixel_grid(*size, device=self.device, dtype=self.dtype)
