@@ -13,7 +13,6 @@ from landmark_lab_plugins.backbones.layers import (
     centred,
     check_size,
     convolution,
-    initialise,
     normalisation,
 )
 
@@ -30,6 +29,8 @@ class Hourglass(Backbone, name="hourglass"):
     sees (``depth: 1`` with these settings 65 pixels, ``depth: 4`` far more than small images have).
     Images are shifted and scaled inside, (image − 0.5) / 0.25; sides must be even. Where a map's
     side is odd the next coarser one is rounded up, so its cells are shifted by part of one.
+    Weights start as torch draws them, smaller than elsewhere here: behind a normalisation a smaller
+    start means faster learning.
 
     Args:
         width: channels of the output and of every scale; a multiple of 4.
@@ -81,7 +82,6 @@ class Hourglass(Backbone, name="hourglass"):
             normalisation(norm, width, groups),
             nn.ReLU(inplace=True),
         )
-        initialise(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) in [0, 1], H and W even, to a map (B, width, H/2, W/2)."""

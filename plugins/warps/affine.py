@@ -36,9 +36,9 @@ class AffinePair(WarpGenerator, name="affine"):
             exp U(−scale, scale). (A standard deviation of "log 1.25" is 0.223.)
         translation: standard deviation (or largest value) for each axis, in half sides.
         translation_law: normal, or uniform in ±translation.
-        relative_to: what the second similarity is drawn for: the ``view``, on top of the first; or the
-            ``image``, beside the first, so that both images of a pair are turned equally far from
-            the original and the network has less to cover.
+        relative_to: what the second similarity is applied to: the ``view``, on top of the first;
+            or the ``image``, beside the first, so that both images of a pair are turned equally far
+            from the original and the network has less to cover.
     """
 
     def __init__(
