@@ -40,7 +40,7 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv and install the locked versions and this package (GPU=1: faiss on the GPU)
 
-demo: $(STAMP) ## train on pictures it draws itself, evaluate, write a report with images
+demo: $(STAMP) ## train on pictures it draws itself, evaluate, end with pictures
 	$(BIN)/landmark-lab train experiments/demo.yaml $(ARGS)
 
 test: $(STAMP) ## run the tests

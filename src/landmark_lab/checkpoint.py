@@ -68,7 +68,13 @@ def read(path: str | Path) -> tuple[Card, dict[str, Any]]:
         raise CheckpointError(
             f"has format {raw.get('format')!r}", where=str(path), allowed=f"format {FORMAT}"
         )
-    return Card(**raw), content
+    try:
+        described = Card(**raw)
+    except TypeError as error:
+        raise CheckpointError("has an incomplete card", where=str(path)) from error
+    if not isinstance(content["state_dict"], Mapping):
+        raise CheckpointError("holds no weights", where=str(path))
+    return described, content
 
 
 def load(path: str | Path) -> Method:

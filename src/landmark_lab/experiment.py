@@ -33,8 +33,8 @@ from landmark_lab.callbacks.saving import SaveLast, WriteCard
 from landmark_lab.completion import complete
 from landmark_lab.config import Experiment, Stage
 from landmark_lab.data.sampling import LoaderSettings
-from landmark_lab.errors import CheckpointError, ConfigError, DataError
-from landmark_lab.evaluation import evaluate, export, table
+from landmark_lab.errors import CheckpointError, ConfigError, DataError, LandmarkLabError
+from landmark_lab.evaluation import evaluate, export, labels, table
 from landmark_lab.figures import contact_sheet
 from landmark_lab.files import write_json
 from landmark_lab.geometry.points import to_pixels
@@ -67,7 +67,7 @@ def run(
         LandmarkLabError: any bad input; nothing already computed is lost.
     """
     experiment = complete(experiment)
-    logging.getLogger(rank_zero_info.__module__).addFilter(_no_advertisement)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     stages: dict[str, _Stage] = {}
     for name, stage in experiment.stages.items():
         stages[name] = _Stage(stage, experiment.seed)
@@ -79,6 +79,9 @@ def run(
             one.fit(folder, callbacks)
     if process_rank() == 0:
         _evaluate(list(stages.values())[-1], experiment, folder)
+    if torch.distributed.is_initialized():
+        # Nobody starts the next run, or ends, while the first process still evaluates.
+        torch.distributed.barrier()
     return folder
 
 
@@ -116,6 +119,13 @@ class _Stage:
         self.method.freeze_parts(self.stage.freeze)
         if not len(self.data.images("train")):
             raise DataError("there are no images to train on", where=self.stage.where("data"))
+        monitor = getattr(self.method.schedule, "monitor", "")
+        if monitor.startswith("val/") and not len(self.data.images("val")):
+            raise ConfigError(
+                f"the schedule follows '{monitor}', but the data has no validation split",
+                where=f"{self.stage.where('method')}.schedule",
+                hint="choose another schedule, or give the data a validation split",
+            )
         start = self.stage.start_from or {}
         if "stage" in start:
             self._load(stages[start["stage"]].method.state_dict(), self.stage.where("start_from"))
@@ -177,7 +187,8 @@ class _Stage:
 
     def _callbacks(self, folder: Path) -> Iterator[Callback]:
         yield WriteCard(checkpoint.card(self.method, self.data, self.seed, self.stage.name))
-        yield PlainProgress() if not sys.stderr.isatty() else Callback()
+        if not sys.stderr.isatty():
+            yield PlainProgress()
         validates = len(self.data.images("val")) > 0
         if validates and isinstance(self.method, Landmarks):
             yield Health()
@@ -207,7 +218,8 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
         return
     best = stage.best(folder)
     method = checkpoint.load(best)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_cpu = stage.stage.trainer.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    device = "cpu" if on_cpu else "cuda"
     shared: dict[str, Any] = {
         "splits": ("train", "test"),
         "limits": _LIMITS,
@@ -220,11 +232,21 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
     found = export(method, stage.data, predictions / "best.npz", checkpoint=best, **shared)
     untrained = export(stage.new_method(), stage.data, predictions / "untrained.npz", **shared)
     protocols = [build(Protocol, spec, "evaluate") for spec in experiment.evaluate]
-    results = evaluate(found, protocols, untrained, checkpoint=best)
-    results["reported"] = experiment.reported
-    write_json(folder / "results.json", results)
     _draw(method, stage.data, folder / "figures" / "landmarks.png")
+    scores: dict[str, Any] = {}
+    failed: list[LandmarkLabError] = []
+    for label, protocol in zip(labels(protocols), protocols, strict=True):
+        try:
+            (scores[label],) = evaluate(found, [protocol], untrained, checkpoint=best)[
+                "protocols"
+            ].values()
+        except LandmarkLabError as error:  # one that cannot be scored must not cost the others
+            failed.append(error)
+    results = {"protocols": scores, "reported": experiment.reported}
+    write_json(folder / "results.json", results)
     Console().print(table(results))
+    if failed:
+        raise failed[0]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,10 +127,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             ) from error
         raise CheckpointError("is damaged or not a checkpoint", where=where) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"is damaged, truncated or not a checkpoint ({reason})", where=where
-        ) from error
+        raise CheckpointError("is damaged, truncated or not a checkpoint", where=where) from error
     if not isinstance(content, dict):
         raise CheckpointError("is not a checkpoint of this laboratory", where=where)
     return content
@@ -137,8 +135,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _refused(message: str) -> str:
     """The part of torch's message that names the refused object."""
-    start = message.find("GLOBAL ")
-    return message[start:].split(" was not")[0] if start >= 0 else message[:120]
+    named = re.search(r"GLOBAL ([\w.]+)", message)
+    return named[1] if named else "an unknown kind"
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from landmark_lab.errors import ConfigError
 from landmark_lab.roles import Optimiser, Schedule
 
 
@@ -105,6 +106,13 @@ class Cosine(Schedule, name="cosine"):
     def configure(
         self, optimiser: torch.optim.Optimizer, steps: int, epochs: int
     ) -> Mapping[str, Any] | None:
+        if steps < 1:
+            raise ConfigError(
+                "the schedule 'cosine' needs to know how long the training is",
+                where="trainer",
+                allowed="max_steps or max_epochs; or the schedule 'constant'",
+            )
+
         def factor(step: int) -> float:
             if step < self.warmup:
                 return (step + 1) / self.warmup

@@ -423,6 +423,8 @@ class Method(Plugin, LightningModule, role="method"):
         Here and not in Lightning, which does it after the epoch's checkpoint was saved: a resumed
         run would miss the step.
         """
+        if (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1):
+            return
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau:
                 if config.monitor not in self.trainer.callback_metrics:
@@ -480,7 +482,7 @@ class Method(Plugin, LightningModule, role="method"):
         return {"optimizer": optimiser, "lr_scheduler": dict(schedule)}
 
     def _planned(self) -> tuple[int, int]:
-        """Optimiser steps and epochs of the training.
+        """Optimiser steps and epochs of the training, 0 if it has no limit.
 
         Not the trainer's own estimate: it starts the loader, before a resumed run has told the
         loader where to start.
@@ -490,9 +492,10 @@ class Method(Plugin, LightningModule, role="method"):
         batches = _limited(batches, trainer.limit_train_batches)
         per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 0
-        steps = per_epoch * epochs if epochs else trainer.max_steps
-        if trainer.max_steps > 0:
-            steps = min(steps, trainer.max_steps)
+        most = max(trainer.max_steps, 0)
+        steps = per_epoch * epochs or most
+        if most:
+            steps = min(steps, most)
         return steps, epochs or -(-steps // per_epoch)
 
 

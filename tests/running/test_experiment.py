@@ -141,6 +141,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "head.weight has shape",
     ),
     ({"data": {**SETTINGS["data"], "train": 0}}, "train"),
+    (
+        {
+            "data": {**SETTINGS["data"], "val": 0},
+            "method": {**SETTINGS["method"], "schedule": "plateau"},
+        },
+        "no validation split",
+    ),
 ]
 
 
@@ -185,3 +192,12 @@ def test_a_schedule_that_follows_nothing_is_refused(tmp_path: Path) -> None:
     method = {**SETTINGS["method"], "schedule": {"name": "plateau", "monitor": "val/los"}}
     with pytest.raises(ConfigError, match="did you mean 'val/loss'"):
         run(small(tmp_path, method=method), tmp_path / "runs")
+
+
+def test_a_protocol_that_cannot_be_scored_does_not_cost_the_others(tmp_path: Path) -> None:
+    evaluate = [{"name": "forward_nme", "annotated": 1000}, "equivariance"]
+    with pytest.raises(LandmarkLabError, match="1000"):
+        run(small(tmp_path, evaluate=evaluate), tmp_path / "runs")
+    folder = tmp_path / "runs" / "small" / "001"
+    assert list(read_json(folder / "results.json")["protocols"]) == ["equivariance"]
+    assert (folder / "figures" / "landmarks.png").is_file()

@@ -112,7 +112,6 @@ def test_the_known_failure_is_noticed(tmp_path: Path) -> None:
     weak = {"rotation": "[2.0, 2.0]", "translation": "[0.02, 0.02]", "scale": "[0.02, 0.02]"}
     demo = Path(__file__).parents[2] / "experiments" / "demo.yaml"
     changes = [f"pairing.warps.{name}={value}" for name, value in weak.items()]
-    changes += ["pairing.warps.bend=[0.0, 0.0]", "pairing.warps.bend_half=[0.0, 0.0]"]
     with pytest.warns(UserWarning, match="collapse: .* do not move over images"):
         folder = run(read(demo, changes), tmp_path)
     rows = (folder / "metrics" / "train.csv").read_text().splitlines()

@@ -3,7 +3,9 @@
 Lightning's own CSV logger deletes its file when a run is resumed.
 """
 
+import contextlib
 import csv
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from landmark_lab.errors import RunError
 from landmark_lab.files import atomic
 
 
@@ -30,12 +33,7 @@ class CsvLog(Logger):
         self._pending: list[dict[str, str]] = []
         self._columns: list[str] = ["epoch", "step"]
         if until is not None and path.is_file():
-            with path.open(newline="", encoding="utf-8") as stream:
-                rows = [row for row in csv.DictReader(stream) if int(row["step"]) < until]
-            self._pending = [{k: v for k, v in row.items() if v} for row in rows]
-            for row in self._pending:
-                self._columns += [name for name in row if name not in self._columns]
-            self._rewrite()
+            self._continue(until)
 
     @property
     def name(self) -> str:
@@ -69,8 +67,16 @@ class CsvLog(Logger):
         if new or not self.path.exists():
             self._rewrite()
             return
-        with self.path.open("a", newline="", encoding="utf-8") as stream:
-            csv.DictWriter(stream, self._columns).writerows(self._pending)
+        length = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, self._columns).writerows(self._pending)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # a row cut off is none, see _continue
+                os.truncate(self.path, length)
+            raise RunError(
+                f"could not be written ({error.strerror})", where=str(self.path)
+            ) from error
         self._rows += self._pending
         self._pending = []
 
@@ -79,10 +85,24 @@ class CsvLog(Logger):
         """Write what is left, also after an error."""
         self.save()
 
+    @rank_zero_only
+    def _continue(self, until: int) -> None:
+        """Keep the rows of the file below a step; a row that a crash cut off is none."""
+        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        reader = csv.DictReader(whole.splitlines())
+        for row in reader:
+            if None in row or None in row.values() or not (row.get("step") or "").isdigit():
+                continue
+            if int(row["step"]) < until:
+                self._pending.append({name: value for name, value in row.items() if value})
+        for row in self._pending:
+            self._columns += [name for name in row if name not in self._columns]
+        self._rewrite()
+
     def _rewrite(self) -> None:
         self._rows += self._pending
         self._pending = []
-        with atomic(self.path) as temporary, temporary.open("w", newline="") as stream:
+        with atomic(self.path) as file, file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)

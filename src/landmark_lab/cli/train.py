@@ -71,6 +71,8 @@ def train(
         open_run(resume, chosen)
     folder = run(chosen, runs, resume=resume, command=sys.argv)
     if process_rank() == 0:
+        for picture in sorted(folder.glob("figures/*.png")):
+            typer.echo(f"picture: {picture}")
         typer.echo(f"run: {folder}")
 
 
