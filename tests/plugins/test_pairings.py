@@ -280,3 +280,23 @@ def test_partners_come_from_the_same_split(name: str) -> None:
         if name == "same":
             assert torch.equal(one.identity, other.identity)
             assert not torch.equal(one.image, other.image)
+
+
+def test_views_show_the_surroundings_where_there_are_some() -> None:
+    # A ramp from left to right, over the square and what surrounds it.
+    whole = (torch.arange(96.0) / 95).expand(2, 3, 96, 96).contiguous()
+    inner = whole[..., 16:80, 16:80].contiguous()
+    sample = Sample(inner, torch.arange(2), surroundings=whole)
+    shift = {"name": "affine", "rotation": [0.0, 0.0], "scale": [0.0, 0.0]}
+    shift |= {"translation_law": "uniform", "translation": [0.4, 0.0]}
+    pairing = build(Pairing, {"name": "synthetic", "warps": shift, "padding": "reflection"})
+    pair = pairing.pair((sample,), BatchDraw.single(3, 2))
+    assert pair.source.surroundings is None
+    assert pair.source.image.shape == inner.shape
+    # Still a ramp: nothing is reflected, because the surroundings reach far enough.
+    slopes = pair.source.image.diff(dim=3)
+    torch.testing.assert_close(slopes, torch.full_like(slopes, 1 / 95), atol=1e-4, rtol=0)
+    alone = pairing.pair((replace(sample, surroundings=None),), BatchDraw.single(3, 2))
+    assert (alone.source.image.diff(dim=3) < 0).any()
+    unmoved = IdentityWarp(2).apply(whole, size=(64, 64))
+    torch.testing.assert_close(unmoved, inner, atol=1e-5, rtol=0)
