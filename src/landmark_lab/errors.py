@@ -28,6 +28,9 @@ class LandmarkLabError(Exception):
         got: the offending value; a string is compared with ``allowed``.
         allowed: what would have been right: a list of names, or a description.
         hint: what to do about it.
+
+    Attributes:
+        where: as given.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class LandmarkLabError(Exception):
         if hint:
             parts.append(hint)
         super().__init__("; ".join(parts))
+        self.where = where
 
 
 class ConfigError(LandmarkLabError, ValueError):

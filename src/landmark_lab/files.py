@@ -143,10 +143,14 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image as RGB, ``(H, W, 3)`` uint8; grey images get three equal channels.
 
     The orientation that a camera wrote into the file is ignored: annotations refer to the stored
-    pixels.
+    pixels. Transparency is left out; 16 bits become 8; of an animation, the first picture is read.
+
+    A file that ends too early is refused in every format. Pixels that changed inside a file are
+    found only where the format has checksums, which is PNG; what JPEG, TIFF, BMP and WebP decode to
+    is taken as it is.
 
     Raises:
-        DataError: the file is missing or cannot be decoded.
+        DataError: the file is missing or cannot be decoded, or has more than 2^30 pixels.
     """
     import cv2
 
@@ -155,7 +159,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(encoded, flags) if encoded.size else None
+    try:
+        image = cv2.imdecode(encoded, flags) if encoded.size else None
+    except cv2.error as error:  # more pixels than OpenCV allows, or than there is memory for
+        raise DataError(f"cannot be decoded ({error.err or error})", where=str(path)) from error
     if image is None:
         raise DataError("is not a readable image", where=str(path))
     return np.ascontiguousarray(image[:, :, ::-1])

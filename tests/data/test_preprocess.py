@@ -154,7 +154,7 @@ def test_bad_settings_are_refused(bad):
 
 def test_settings_from_a_configuration():
     spec = check_parameters(Preprocess, {"size": 64, "fill": [1, 2, 3]}, "data.preprocess")
-    expected = {"size": 64, "fit": "letterbox", "box_margin": None, "window": 1.0}
+    expected = {"size": 64, "fit": "letterbox", "region": None, "box_margin": None, "window": 1.0}
     assert spec == {**expected, "fill": [1, 2, 3]}
     assert spec == check_parameters(Preprocess, spec, "data.preprocess")
     assert dataclasses.asdict(Preprocess(64))["fill"] == 0
@@ -178,3 +178,28 @@ def test_a_window_shows_the_middle_and_keeps_the_surroundings(fit, size, window)
     share = preprocess.outer_size / size
     np.testing.assert_allclose(place.to_square(points) / share, outer(image)[1].to_square(points))
     np.testing.assert_allclose(place.to_original(place.to_square(points)), points)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("window", [1.0, 0.8])
+def test_a_region_is_what_cutting_it_out_first_gives(fit, window):
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    square, placement = Preprocess(32, fit, region=(0.25, 0.2, 0.9, 1.0), window=window)(image)
+    cut, of_cut = Preprocess(32, fit, window=window)(np.ascontiguousarray(image[18:90, 30:108]))
+    np.testing.assert_array_equal(square, cut)
+    point = np.array([[70.0, 44.0]])
+    np.testing.assert_allclose(
+        placement.to_square(point), of_cut.to_square(point - [30, 18]), atol=1e-12
+    )
+    np.testing.assert_allclose(placement.to_original(placement.to_square(point)), point)
+
+
+@pytest.mark.parametrize("region", [(0.5, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.5)])
+def test_a_region_outside_the_image_is_refused(region):
+    with pytest.raises(ValueError, match="region must be left, top, right, bottom"):
+        Preprocess(region=region)
+
+
+def test_a_region_and_a_box_are_one_too_many():
+    with pytest.raises(ValueError, match="give one"):
+        Preprocess(region=(0, 0, 1, 0.5), box_margin=0.1)

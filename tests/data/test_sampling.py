@@ -25,7 +25,9 @@ from landmark_lab.data.sampling import (
     collate,
     fixed_loader,
     training_loader,
+    training_rows,
 )
+from landmark_lab.errors import DataError
 from landmark_lab_plugins.data.toy_faces import ToyFaces
 
 COLOURS = ColourAugmentation(noise=0.1, probability=1.0)
@@ -153,6 +155,40 @@ def test_repeated_images_get_their_own_colours_and_partners() -> None:
     of_first = image[index == 0]
     assert len(of_first) == 4
     assert len({bytes(row.numpy()) for row in of_first}) == 4
+
+
+def test_some_images_fill_an_epoch_of_full_length() -> None:
+    rows = np.array([3, 17, 5])
+    keys = flat(EpochSampler(24, 4, seed=3, rows=rows))
+    images = [key.image for key in keys]
+    assert len(images) == 24
+    assert all(sorted(images[first : first + 3]) == [3, 5, 17] for first in range(0, 24, 3))
+    assert len({tuple(images[first : first + 3]) for first in range(0, 24, 3)}) > 1
+
+
+def test_the_images_trained_on_are_a_function_of_the_seed_and_nested() -> None:
+    images = Noise(50)
+    chosen = {count: training_rows(images, count, 1, False).tolist() for count in (1, 5, 20, 50)}
+    assert chosen[50][:20] == chosen[20]
+    assert chosen[20][:5] == chosen[5]
+    assert chosen[5][:1] == chosen[1]
+    assert sorted(chosen[50]) == training_rows(images, None, 1, True).tolist() == list(range(50))
+    assert training_rows(images, 20, 2, False).tolist() != chosen[20]
+
+
+def test_of_partly_annotated_images_the_annotated_ones_are_taken() -> None:
+    images = Noise(6)
+    images.annotated = np.array([False, True, True, False, False, True])
+    assert training_rows(images, None, 0, True).tolist() == [1, 2, 5]
+    assert set(training_rows(images, 2, 0, True)) < {1, 2, 5}
+    assert training_rows(images, None, 0, False).tolist() == list(range(6))
+    with pytest.raises(DataError, match="there are 3 annotated images to train on, not 4"):
+        training_rows(images, 4, 0, True)
+    images.annotated[:] = False
+    with pytest.raises(DataError, match="there are 0 annotated images to train on, not one"):
+        training_rows(images, None, 0, True)
+    with pytest.raises(ValueError, match="images must be at least 1"):
+        LoaderSettings(images=0)
 
 
 @pytest.mark.parametrize("done", [0, 1, 4])

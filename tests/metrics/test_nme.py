@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from landmark_lab.metrics.nme import (
+    LandmarkErrors,
     NormalisedMeanError,
     box_side,
     image_errors,
+    landmark_errors,
     normalised_mean_error,
     pair_distance,
     point_errors,
@@ -86,6 +88,20 @@ def test_what_is_left_out():
         float(errors[2].mean())
     )
     assert math.isnan(normalised_mean_error(predicted[:2], truth[:2], normaliser[:2]))
+
+
+def test_errors_of_single_landmarks():
+    predicted, truth, normaliser, visible = draw(6)
+    found = landmark_errors(predicted, truth, normaliser, visible)
+    for p in range(5):
+        only = [t[:, [p]].tolist() for t in (predicted, truth)]
+        slow = oracle.nme(*only, normaliser.tolist(), visible[:, [p]].tolist())
+        assert float(found[p]) == pytest.approx(slow, rel=1e-12)
+    metric = LandmarkErrors()
+    for batch in (range(4, 7), range(5)):  # images 4 is repeated
+        i = torch.tensor(list(batch))
+        metric.update(predicted[i], truth[i], normaliser[i], i, visible[i])
+    torch.testing.assert_close(metric.compute(), found)
 
 
 def test_gradients():

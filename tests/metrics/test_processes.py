@@ -1,5 +1,6 @@
 """Two processes get what one process gets, padding and unequal shares included."""
 
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,15 +10,31 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from landmark_lab.evaluation import export, load_predictions
+from landmark_lab.metrics.cumulative import (
+    AreaUnderCurve,
+    FailureRate,
+    area_under_curve,
+    failure_rate,
+)
 from landmark_lab.metrics.equivariance import (
     EquivarianceCriterion,
     equivariance_criterion,
     equivariance_errors,
 )
-from landmark_lab.metrics.nme import NormalisedMeanError, normalised_mean_error
-from tests.evaluation.doubles import Dots, Finder, Turns
+from landmark_lab.metrics.nme import (
+    LandmarkErrors,
+    NormalisedMeanError,
+    image_errors,
+    landmark_errors,
+    normalised_mean_error,
+)
+from landmark_lab.metrics.pck import CorrectKeypoints, correct_points, share_correct
+from tests.evaluation.doubles import Dots, Finder, Turns, Views
 
 IMAGES = 11
+# Of normalised errors of about 0.05.
+THRESHOLD = 0.05
+WITH_WARPS = {"warps": Turns(), "augmentation": Views(), "copies": 2}
 
 
 def inputs():
@@ -27,14 +44,26 @@ def inputs():
 
 
 def shells():
-    return NormalisedMeanError(), EquivarianceCriterion()
+    return (
+        NormalisedMeanError(),
+        EquivarianceCriterion(),
+        LandmarkErrors(),
+        AreaUnderCurve(THRESHOLD),
+        FailureRate(THRESHOLD),
+        CorrectKeypoints(THRESHOLD, "point"),
+    )
 
 
 def update(metrics, rows):
     truth, predicted, found = inputs()
     i = torch.tensor(rows)
-    metrics[0].update(predicted[i], truth[i], torch.ones(len(i)), i)
+    one = torch.ones(len(i))
+    metrics[0].update(predicted[i], truth[i], one, i)
     metrics[1].update(found[i], predicted[i], truth[i], i)
+    metrics[2].update(predicted[i], truth[i], one, i)
+    for metric in metrics[3:5]:
+        metric.update(image_errors(predicted[i], truth[i], one), i)
+    metrics[5].update(predicted[i], truth[i], one, i)
 
 
 def work(rank, folder):
@@ -50,7 +79,7 @@ def work(rank, folder):
     padded = shells()
     for rows in ([[0, 2, 4], [6, 8, 10]], [[1, 3, 5, 7], [9, 0]])[rank]:
         update(padded, rows)
-    found["padded"] = [float(m.compute()) for m in padded]
+    found["padded"] = [m.compute().tolist() for m in padded]
     # All images on the second process, in two batches; the first has seen none.
     one_sided = shells()
     if rank == 1:
@@ -58,9 +87,9 @@ def work(rank, folder):
         update(one_sided, [0, 1, 2])
     for metric in one_sided:
         metric._update_count = 1  # quiet: the first process was not updated, on purpose
-    found["one_sided"] = [float(m.compute()) for m in one_sided]
+    found["one_sided"] = [m.compute().tolist() for m in one_sided]
     path = Path(folder) / "two.npz"
-    export(Finder(), Dots(), path, warps=Turns(), rank=rank, world=2)
+    export(Finder(), Dots(), path, **WITH_WARPS, rank=rank, world=2)
     assert path.is_file()  # for every process, as soon as the call returns
     dist.destroy_process_group()
     return found
@@ -77,17 +106,24 @@ def test_two_processes_get_what_one_gets(tmp_path):
     found = work(0, str(tmp_path))
     assert other.join()
     two = load_predictions(tmp_path / "two.npz")
-    one = load_predictions(export(Finder(), Dots(), tmp_path / "one.npz", warps=Turns()))
+    one = load_predictions(export(Finder(), Dots(), tmp_path / "one.npz", **WITH_WARPS))
     truth, predicted, landmarks = inputs()
     errors = equivariance_errors(predicted, truth)
+    one_each = torch.ones(IMAGES)
+    of_images = image_errors(predicted, truth, one_each)
     expected = [
-        float(normalised_mean_error(predicted, truth, torch.ones(IMAGES))),
-        float(equivariance_criterion(landmarks, errors)),
+        normalised_mean_error(predicted, truth, one_each),
+        equivariance_criterion(landmarks, errors),
+        landmark_errors(predicted, truth, one_each),
+        area_under_curve(of_images, THRESHOLD),
+        failure_rate(of_images, THRESHOLD),
+        share_correct(correct_points(predicted, truth, one_each, THRESHOLD), "point"),
     ]
     for name, values in found.items():
-        np.testing.assert_allclose(values, expected, rtol=1e-6, err_msg=name)
+        for value, right in zip(values, expected, strict=True):
+            np.testing.assert_allclose(value, right, rtol=1e-6, err_msg=name)
     for split, whole in one.splits.items():
-        for name in ("index", "landmarks", "points", "visible", "warped", "expected"):
+        for name in [field.name for field in fields(whole)]:
             mine, theirs = getattr(whole, name), getattr(two.splits[split], name)
             assert (mine is None) == (theirs is None)
             if mine is not None:

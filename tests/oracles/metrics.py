@@ -104,3 +104,62 @@ def at_centroid(shape, points, scale=None):
             for p in range(len(shape)):
                 placed[n, p, axis] = centre + factor * (shape[p][axis] - own)
     return placed
+
+
+def share_at_most(errors, threshold) -> float:
+    """Share of the known errors that are at most a threshold."""
+    known = [e for e in errors if not math.isnan(e)]
+    return sum(e <= threshold for e in known) / len(known)
+
+
+def area_under_curve(errors, threshold, steps=20_000) -> float:
+    """The cumulative error curve, summed up in small steps."""
+    width = threshold / steps
+    heights = (share_at_most(errors, (i + 0.5) * width) for i in range(steps))
+    return sum(heights) * width / threshold
+
+
+def pck(predicted, points, boxes, alpha, average) -> float:
+    """Share of points within alpha times the longer side of the box."""
+    shares, correct, total = [], 0, 0
+    for n in range(len(points)):
+        x0, y0, x1, y1 = boxes[n]
+        side = max(x1 - x0, y1 - y0)
+        own = [
+            math.dist(predicted[n][p], points[n][p]) <= alpha * side
+            for p in range(len(points[n]))
+            if _known(points[n][p]) and _known(predicted[n][p])
+        ]
+        if own and side > 0:
+            shares.append(sum(own) / len(own))
+            correct, total = correct + sum(own), total + len(own)
+    return sum(shares) / len(shares) if average == "image" else correct / total
+
+
+def completed(matrix, penalty, rounds=3000):
+    """Matrix completion: full singular value decompositions at one penalty, from zero."""
+    known = ~np.isnan(matrix)
+    mean = np.nanmean(matrix, axis=0)
+    filled = np.where(known, matrix - mean, 0.0)
+    level = penalty * np.linalg.svd(filled)[1][0]
+    guess = np.zeros_like(filled)
+    for _ in range(rounds):
+        left, values, right = np.linalg.svd(np.where(known, filled, guess), full_matrices=False)
+        guess = left @ np.diag(np.maximum(values - level, 0)) @ right
+    return np.where(known, matrix, guess + mean)
+
+
+def mean_distances(landmarks):
+    """Mean distance of every two landmarks over the images in which both are known."""
+    count = len(landmarks[0])
+    found = np.full((count, count), np.nan)
+    for a in range(count):
+        for b in range(count):
+            own = [
+                math.dist(image[a], image[b])
+                for image in landmarks
+                if _known(image[a]) and _known(image[b])
+            ]
+            if own:
+                found[a, b] = sum(own) / len(own)
+    return found

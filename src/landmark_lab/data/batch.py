@@ -29,6 +29,10 @@ class Sample:
         box: (B, 4), x0, y0, x1, y1 of the object.
         identity: (B,) int64, the individual; images of one individual share it.
         frame: (B,) int64, position in a video.
+        flow: (B, 2, H, W) how far the point at each pixel's centre moves until the next frame of
+            the video, in the units of points; finite also where it is meaningless.
+        flow_visible: (B, H, W) bool, the pixels whose flow is known and that are seen in the next
+            frame; None if only the flow itself tells.
         surroundings: (B, 3, H', W') the images once more, with what surrounds them on all sides at
             the same scale: warped views can show it instead of an edge.
     """
@@ -42,6 +46,8 @@ class Sample:
     box: Tensor | None = None
     identity: Tensor | None = None
     frame: Tensor | None = None
+    flow: Tensor | None = None
+    flow_visible: Tensor | None = None
     surroundings: Tensor | None = None
 
     def __len__(self) -> int:

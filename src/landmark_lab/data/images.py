@@ -29,6 +29,8 @@ from landmark_lab.files import read_image
 SMALLEST = 8
 """Images with a side below this many pixels count as corrupt."""
 
+_ADVICE = "'on_corrupt: skip' leaves such images out and says which"
+
 _log = logging.getLogger(__name__)
 
 
@@ -123,6 +125,7 @@ class ImageTable(Images):
         self._videos = VideoReader()
         self._cache.prepare()
         self._slots = np.arange(len(table))
+        self._all_decoded = on_corrupt == "skip"
         if on_corrupt == "skip":
             self._leave_out_corrupt()
         elif preload:
@@ -130,7 +133,9 @@ class ImageTable(Images):
             for index in films[films < self._cache.capacity].tolist():
                 self._load(index)
             self._videos.close()
-        self.identity = self.table.identity
+        self.identity, self.frame = self.table.identity, self.table.frame
+        if self.table.points is not None:
+            self.annotated = np.logical_not(np.isnan(self.table.points).all((1, 2)))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -164,6 +169,30 @@ class ImageTable(Images):
                 row[name] = values[index]
         return row
 
+    def check_readable(self, first: int | None = None) -> None:
+        """Decode images now; those for which there is memory need not be decoded again.
+
+        Args:
+            first: look at so many images only.
+
+        Raises:
+            DataError: some are unreadable or tiny; the message counts them and names the first.
+        """
+        if self._all_decoded:
+            return
+        rows = np.arange(len(self) if first is None else min(first, len(self)))
+        bad: list[DataError] = []
+        for index, outcome in self._try(rows):
+            if isinstance(outcome, DataError):
+                bad.append(outcome)
+            else:
+                self._cache.put(index, outcome)
+        self._videos.close()
+        if bad:
+            raise DataError(
+                f"{len(bad)} of {len(rows)} images are unusable, the first: {bad[0]}", hint=_ADVICE
+            )
+
     def placement(self, index: int) -> Placement:
         """Where an image lies on its square; maps predictions back to the original pixels."""
         return self.preprocess.place(*look_up_size(self.table, index), self._box(index))
@@ -186,8 +215,7 @@ class ImageTable(Images):
             try:
                 square = self._decode(index)
             except DataError as error:
-                hint = "'on_corrupt: skip' leaves such images out and says which"
-                raise DataError(str(error), hint=hint) from error
+                raise DataError(str(error), hint=_ADVICE) from error
             self._cache.put(slot, square)
         return square
 
@@ -218,7 +246,7 @@ class ImageTable(Images):
         _log.info("looking for corrupt images among %d", len(self))
         bad: list[Skipped] = []
         good: list[int] = []
-        for index, outcome in self._try_all():
+        for index, outcome in self._try(np.arange(len(self))):
             if isinstance(outcome, DataError):
                 bad.append(Skipped(self.table.where(index), str(outcome)))
                 _log.warning("skipped: %s", outcome)
@@ -232,15 +260,15 @@ class ImageTable(Images):
         self.skipped = tuple(bad)
         self._videos.close()
 
-    def _try_all(self) -> Iterator[tuple[int, NDArray[np.uint8] | DataError]]:
+    def _try(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8] | DataError]]:
         def attempt(index: int) -> NDArray[np.uint8] | DataError:
             try:
                 return self._decode(index)
             except DataError as error:
                 return error
 
-        stills = np.flatnonzero(self.table.video_frame < 0).tolist()
-        films = np.flatnonzero(self.table.video_frame >= 0).tolist()
+        still = self.table.video_frame[rows] < 0
+        stills, films = rows[still].tolist(), rows[~still].tolist()
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             # In portions, so that the decoded images do not pile up.
             for portion in (stills[first : first + 256] for first in range(0, len(stills), 256)):

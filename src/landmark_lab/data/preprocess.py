@@ -54,6 +54,9 @@ class Preprocess:
         size: side of the square in pixels.
         fit: ``letterbox`` keeps the shape and fills two borders, ``squash`` changes the shape,
             ``crop`` keeps the shape and cuts off what is beyond the middle square.
+        region: left, top, right and bottom edge of the part of every image that counts, as shares
+            of its width and height: one of several views that a mirror or a split screen shows.
+            None is the whole image.
         box_margin: cut out the annotated box with this margin first, as a fraction of the box's
             longer side; with ``crop``, the square around the box. None keeps the whole image, and
             so does an image without a box.
@@ -65,6 +68,7 @@ class Preprocess:
 
     size: int = 128
     fit: Literal["letterbox", "squash", "crop"] = "letterbox"
+    region: tuple[float, float, float, float] | None = None
     box_margin: float | None = None
     window: float = 1.0
     fill: int | tuple[int, int, int] | Literal["edge"] = 0
@@ -74,6 +78,15 @@ class Preprocess:
             raise ValueError(f"size must be at least 8 pixels, not {self.size}")
         if self.fit not in ("letterbox", "squash", "crop"):
             raise ValueError(f"fit must be letterbox, squash or crop, not {self.fit!r}")
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    "region must be left, top, right, bottom with 0 <= left < right <= 1 and "
+                    f"0 <= top < bottom <= 1, not {list(self.region)}"
+                )
+            if self.box_margin is not None:
+                raise ValueError("region and box_margin both choose what is shown; give one")
         if self.box_margin is not None and not 0 <= self.box_margin <= 4:
             raise ValueError(f"box_margin must be between 0 and 4, not {self.box_margin}")
         if not 0.1 <= self.window <= 1:
@@ -150,12 +163,22 @@ class Preprocess:
             if self.fit == "crop":
                 wide = high = max(wide, high)
             middle, wide, high = ((x0 + x1) / 2, (y0 + y1) / 2), max(wide, 1), max(high, 1)
-        elif self.fit == "crop":
-            middle, wide, high = (width / 2, height / 2), min(width, height), min(width, height)
         else:
-            return 0, 0, width, height
+            left, top, right, bottom = self._counted(width, height)
+            if self.fit != "crop":
+                return left, top, right, bottom
+            middle = ((left + right) / 2, (top + bottom) / 2)
+            wide = high = min(right - left, bottom - top)
         left, top = round(middle[0] - wide / 2), round(middle[1] - high / 2)
         return left, top, left + round(wide), top + round(high)
+
+    def _counted(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """``region`` in whole pixels, at least one."""
+        if self.region is None:
+            return 0, 0, width, height
+        x0, y0, x1, y1 = self.region
+        left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+        return left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
 
     def _content(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Size of the shown part on the outer square, its left and top edge, in whole pixels."""

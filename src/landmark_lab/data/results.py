@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landmark_lab.data.exports import MatchRequest
 from landmark_lab.errors import DataError
+
+RUN_EXPORTS = (
+    "a run exports them for the protocols in its 'evaluate', a finished one when it is continued: "
+    "landmark-lab train --resume RUN 'evaluate=[...]'"
+)
+"""What to do about predictions that lack something a protocol needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +29,7 @@ class SplitPredictions:
 
     Attributes:
         index: (N,) int64, position of each image in the split, increasing.
-        landmarks: (N, K, 2) float32, NaN where not found.
+        landmarks: (N, K, 2) float32, NaN where not found; K is 0 of a method that finds none.
         score: (N, K) float32, 0 where not found.
         points: (N, P, 2) float32 annotated points, NaN where unknown; or None.
         visible: (N, P) bool; or None.
@@ -30,6 +37,10 @@ class SplitPredictions:
         identity: (N,) int64, the individual; or None.
         warped: (N, K, 2) float32, the landmarks found in a warped copy of each image; or None.
         expected: (N, K, 2) float32, where the warp carries ``landmarks``; or None.
+        copies: (N, C, K, 2) float32, the landmarks found in C other warped copies of each image,
+            which a regressor may be fitted on too; or None.
+        copied_points: (N, C, P, 2) float32, the annotated points in these copies; or None.
+        copied_visible: (N, C, P) bool; or None.
     """
 
     index: NDArray[np.int64]
@@ -41,9 +52,38 @@ class SplitPredictions:
     identity: NDArray[np.int64] | None = None
     warped: NDArray[np.float32] | None = None
     expected: NDArray[np.float32] | None = None
+    copies: NDArray[np.float32] | None = None
+    copied_points: NDArray[np.float32] | None = None
+    copied_visible: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Where Q points of one image were found in another one, for M pairs of images.
+
+    Attributes:
+        source: (M,) int64, position of the image that the points are of, increasing.
+        target: (M,) int64, position of the image in which they were looked for; may be the same.
+        points: (M, Q, 2) float32 in the source, NaN where unknown or not in the target.
+        expected: (M, Q, 2) float32, where they lie in the target; NaN as ``points``.
+        visible: (M, Q) bool, whether a point is seen in both.
+        found: (M, Q, 2) float32, where the method found them; NaN where it did not.
+        score: (M, Q) float32, 0 where not found.
+    """
+
+    source: NDArray[np.int64]
+    target: NDArray[np.int64]
+    points: NDArray[np.float32]
+    expected: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    found: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.source)
 
 
 @dataclass(frozen=True)
@@ -54,7 +94,7 @@ class Provenance:
         method: the method's spec.
         data: the data's spec.
         checkpoint: SHA-256 of the checkpoint file, or None for a network without training.
-        seed: of the warps.
+        seed: of all warps.
         size: side of the square images in pixels.
         point_names: names of the annotated points.
         flip: the permutation that mirroring applies to them, or None.
@@ -64,6 +104,9 @@ class Provenance:
         version: of the laboratory.
         date: when, in UTC, ISO 8601.
         format: of the file.
+        augmentation: spec of the generator of the regressor's warped copies, or None.
+        matches: the request of all matches, by their keys, with the spec of the warps if there are
+            any.
     """
 
     method: dict[str, Any]
@@ -79,6 +122,8 @@ class Provenance:
     version: str
     date: str
     format: int
+    augmentation: dict[str, Any] | None = None
+    matches: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +134,13 @@ class Predictions:
         splits: predictions by split.
         provenance: where they come from.
         source: the file, for messages.
+        matches: what was asked for by requests, by their keys.
     """
 
     splits: Mapping[str, SplitPredictions]
     provenance: Provenance
     source: str = "predictions"
+    matches: Mapping[str, Matches] = field(default_factory=dict)
 
     def split(self, name: str) -> SplitPredictions:
         """The predictions of a split.
@@ -111,18 +158,45 @@ class Predictions:
             )
         return self.splits[name]
 
+    def matched(self, request: MatchRequest) -> Matches:
+        """The matches that a request asks for.
+
+        Raises:
+            DataError: they were not exported.
+        """
+        if request.key not in self.matches:
+            raise DataError(
+                f"holds no matches '{request.key}'",
+                where=self.source,
+                got=request.key,
+                allowed=self.matches,
+                hint=RUN_EXPORTS,
+            )
+        return self.matches[request.key]
+
 
 @dataclass(frozen=True)
 class Value:
-    """A number with its bootstrap interval over test images; NaN where it could not be measured."""
+    """A number with its bootstrap interval over test images; NaN where it could not be measured.
+
+    Attributes:
+        value: the number.
+        low, high: its interval.
+        deviation: its standard deviation over repeats, e.g. over choices of the annotated images;
+            None where nothing was repeated.
+    """
 
     value: float
     low: float
     high: float
+    deviation: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain containers for JSON, which has no NaN."""
-        return {"value": finite(self.value), "low": finite(self.low), "high": finite(self.high)}
+        numbers = {"value": finite(self.value), "low": finite(self.low), "high": finite(self.high)}
+        if self.deviation is not None:
+            numbers["deviation"] = finite(self.deviation)
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +206,7 @@ class Score:
     Attributes:
         protocol: its name.
         version: its version.
-        value: the headline, lower is better.
+        value: the headline.
         unit: of the headline and of the references.
         references: the same number for predictors that keep one honest; None where it could not
             be had (no predictions of an untrained network were given).
@@ -144,7 +218,8 @@ class Score:
         notes: what a reader must know before quoting the number.
         index: (N,) the test images.
         per_image: (N,) the headline of each image, in the same unit, NaN where it does not count;
-            two scores of the same images can be compared in pairs.
+            their mean is the headline, and two scores of the same images can be compared in pairs.
+        higher_is_better: whether a larger headline is the better one.
     """
 
     protocol: str
@@ -159,6 +234,7 @@ class Score:
     notes: tuple[str, ...] = ()
     index: NDArray[np.int64] | None = None
     per_image: NDArray[np.float64] | None = None
+    higher_is_better: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for ``results.json``, without the values of single images."""
@@ -166,6 +242,7 @@ class Score:
             "version": self.version,
             **self.value.to_dict(),
             "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
             "references": {name: finite(value) for name, value in self.references.items()},
             "values": {name: value.to_dict() for name, value in self.values.items()},
             "settings": dict(self.settings),
@@ -182,4 +259,12 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-__all__ = ["Predictions", "Provenance", "Score", "SplitPredictions", "Value"]
+__all__ = [
+    "RUN_EXPORTS",
+    "Matches",
+    "Predictions",
+    "Provenance",
+    "Score",
+    "SplitPredictions",
+    "Value",
+]

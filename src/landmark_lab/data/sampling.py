@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from landmark_lab.data.augmentation import ColourAugmentation
 from landmark_lab.data.batch import LoadedBatch, Sample
+from landmark_lab.errors import DataError
 from landmark_lab.seeding import rng, seed_of
 
 Row = dict[str, Any]
@@ -33,9 +34,14 @@ class Images(ABC, Dataset[Row]):
 
     Attributes:
         identity: (N,) the individual in each image, or None; known without loading an image.
+        frame: (N,) the image's position in its video, or None; images of one video share their
+            identity.
+        annotated: (N,) whether an image has an annotated point; None: all have, or none has.
     """
 
     identity: NDArray[np.int64] | None = None
+    frame: NDArray[np.int64] | None = None
+    annotated: NDArray[np.bool_] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -44,6 +50,16 @@ class Images(ABC, Dataset[Row]):
     @abstractmethod
     def __getitem__(self, index: int) -> Row:
         """Load one image."""
+
+    def check_readable(self, first: int | None = None) -> None:  # noqa: B027 - drawn images are
+        """Find out now whether images can be loaded, and not when they are needed.
+
+        Args:
+            first: look at so many images only.
+
+        Raises:
+            DataError: one cannot; the message names it.
+        """
 
 
 class Key(NamedTuple):
@@ -66,17 +82,23 @@ class LoaderSettings:
         batch_size: items of a batch in each process.
         workers: loading processes; 0 loads in the main process. The result does not depend on it.
         colours: colour augmentation of the training images, or None.
+        images: train on so many images only, drawn by the seed; those of fewer are among those of
+            more. They are annotated ones where the method learns from annotated points. An epoch
+            keeps its length, and a pairing finds an image's partner among all images.
     """
 
     batch_size: int = 32
     workers: int = 0
     colours: ColourAugmentation | None = None
+    images: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, not {self.workers}")
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images must be at least 1, not {self.images}")
 
 
 class Items(Dataset[tuple[Key, list[Row]]]):
@@ -120,8 +142,9 @@ class EpochSampler(Sampler[list[Key]]):
     """Batches of keys in an order that is a function of (seed, epoch).
 
     Each epoch is a new permutation of the images, cut into full global batches (the rest is left
-    out); a data set smaller than a global batch is repeated in new permutations to fill one.
-    Process r of W takes the r-th share of every global batch.
+    out); a data set smaller than a global batch is repeated in new permutations to fill one, and
+    some of the images to fill as many batches as all of them would. Process r of W takes the r-th
+    share of every global batch.
 
     Args:
         size: number of images.
@@ -130,6 +153,7 @@ class EpochSampler(Sampler[list[Key]]):
         rank, world: this process, and the number of processes.
         progress: where to start: batches of an epoch -> (epoch, batches of it that are done); read
             at every ``iter``, so that the trainer's own progress decides.
+        rows: the indices of some of these images, which alone are taken; all by default.
     """
 
     def __init__(
@@ -140,6 +164,7 @@ class EpochSampler(Sampler[list[Key]]):
         rank: int = 0,
         world: int = 1,
         progress: Callable[[int], tuple[int, int]] = lambda batches: (0, 0),
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
@@ -147,6 +172,7 @@ class EpochSampler(Sampler[list[Key]]):
         self.rank = rank
         self.world = world
         self.progress = progress
+        self.rows = np.arange(size) if rows is None else rows
 
     @property
     def total(self) -> int:
@@ -170,8 +196,8 @@ class EpochSampler(Sampler[list[Key]]):
     def _order(self, epoch: int) -> NDArray[np.int64]:
         needed = len(self) * self.total
         laps = [
-            rng(self.seed, "order", epoch, lap).permutation(self.size)
-            for lap in range(-(-needed // self.size))
+            rng(self.seed, "order", epoch, lap).permutation(self.rows)
+            for lap in range(-(-needed // len(self.rows)))
         ]
         return np.concatenate(laps)[:needed]
 
@@ -254,6 +280,33 @@ class CollateItems:
         )
 
 
+def training_rows(
+    images: Images, count: int | None, seed: int, annotated: bool
+) -> NDArray[np.int64]:
+    """Which images of the training split are trained on; a function of the seed.
+
+    Args:
+        images: the training split.
+        count: how many; all by default.
+        seed: of the draw.
+        annotated: whether only images with annotated points will do.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    rows = np.arange(len(images))
+    if annotated and images.annotated is not None:
+        rows = np.flatnonzero(images.annotated)
+    if count is not None:
+        rows = rng(seed, "training images").permutation(rows)[:count]
+    if len(rows) < (count or 1):
+        kind = "annotated images" if annotated else "images"
+        raise DataError(
+            f"there are {len(rows)} {kind} to train on, not {count or 'one'}", where="loader.images"
+        )
+    return rows
+
+
 def training_loader(
     images: Images,
     members: Members,
@@ -262,9 +315,13 @@ def training_loader(
     rank: int,
     world: int,
     progress: Callable[[int], tuple[int, int]],
+    rows: NDArray[np.int64] | None = None,
 ) -> DataLoader[Any]:
-    """Items in random order, augmented, endless in epochs, resumable anywhere."""
-    sampler = EpochSampler(len(images), settings.batch_size, seed, rank, world, progress)
+    """Items in random order, augmented, endless in epochs, resumable anywhere.
+
+    ``rows`` are the images that are taken, see :func:`training_rows`; all by default.
+    """
+    sampler = EpochSampler(len(images), settings.batch_size, seed, rank, world, progress, rows)
     return _loader(Items(images, members, seed, settings.colours), sampler, settings, sampler.total)
 
 

@@ -27,11 +27,11 @@ def frame_count(path: str | Path) -> int:
         DataError: the file is missing, not a video, or empty.
     """
     capture = _open(path)
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     capture.release()
-    if count < 1:
-        raise DataError("holds no frames", where=str(path))
-    return count
+    if not 1 <= count < 2**31:
+        raise DataError("holds no frames, or does not say how many", where=str(path))
+    return int(count)
 
 
 def frame_size(path: str | Path) -> tuple[int, int]:

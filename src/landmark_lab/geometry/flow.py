@@ -21,6 +21,8 @@ from landmark_lab.geometry.warp import TO_TARGET, Mapped, Warp
 # A pixel whose neighbourhood grows more than this in area is torn: what lies between its
 # neighbours was hidden in the source.
 _LARGEST_AREA = 4.0
+# What a pixel may contribute to a point without counting: rounding at the centre of another.
+_NEGLIGIBLE = 1e-3
 
 
 class FlowWarp(Warp):
@@ -98,16 +100,16 @@ class FlowWarp(Warp):
         return q, found & inside(q) & self._at(q)
 
     def _at(self, points: Tensor) -> Tensor:
-        """Whether the nearest pixels to points (B, N, 2) are usable, (B, N)."""
+        """Whether all pixels are usable that the flow at points (B, N, 2) is made of, (B, N)."""
         table = self._usable[:, None].to(points.dtype)
-        nearest = F.grid_sample(
+        share = F.grid_sample(
             table,
             points.detach()[:, None],
-            mode="nearest",
+            mode="bilinear",
             padding_mode="border",
             align_corners=False,
         )
-        return nearest[:, 0, 0] > 0.5
+        return share[:, 0, 0] > 1 - _NEGLIGIBLE
 
     def _tensor(self) -> Tensor:
         return self.flow

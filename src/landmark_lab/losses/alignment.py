@@ -19,6 +19,7 @@ from torch import Tensor
 
 from landmark_lab.geometry.points import Size, pixel_grid
 from landmark_lab.geometry.warp import TO_SOURCE, Warp
+from landmark_lab.losses.precision import precise
 
 
 def point_alignment(first: Tensor, second: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def point_alignment(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         A scalar, the mean over images and landmarks.
     """
-    return (_precise(first) - _precise(second)).square().sum(-1).mean()
+    return (precise(first) - precise(second)).square().sum(-1).mean()
 
 
 def map_alignment(
@@ -111,12 +112,7 @@ def _moments(maps: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     precision, where the terms of equation 6 no longer cancel. Nothing of the maps' size is kept
     for the backward pass either, as the positions need no gradient.
     """
-    probability = _precise(maps).flatten(2)
-    x, y = _precise(positions).unsqueeze(1).unbind(-1)
+    probability = precise(maps).flatten(2)
+    x, y = precise(positions).unsqueeze(1).unbind(-1)
     mean = torch.stack([(probability * x).sum(-1), (probability * y).sum(-1)], -1)
     return mean, (probability * (x * x + y * y)).sum(-1)
-
-
-def _precise(values: Tensor) -> Tensor:
-    """At least float32."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -8,9 +8,10 @@ All take probability maps (B, K, H, W), non-negative and with sum one over the c
 the mean over the images, a number without unit.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from landmark_lab.losses.precision import precise
 
 
 def overlap_diversity(maps: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def overlap_diversity(maps: Tensor) -> Tensor:
     Returns:
         A scalar in [0, 1 − 1/K]; zero if and only if no two maps share a cell.
     """
-    maps = _precise(maps)
+    maps = precise(maps)
     shared = maps.sum(1).square() - maps.square().sum(1)
     return shared.flatten(1).sum(1).mean() / maps.shape[1] ** 2
 
@@ -44,7 +45,7 @@ def max_diversity(maps: Tensor) -> Tensor:
         A scalar in [0, K − 1]; zero if and only if no two maps share a cell. With more landmarks
         than cells it cannot become zero.
     """
-    maps = _precise(maps)
+    maps = precise(maps)  # a small difference of larger numbers
     return maps.shape[1] - maps.amax(1).flatten(1).sum(1).mean()
 
 
@@ -59,9 +60,4 @@ def sum_pool(maps: Tensor, side: int) -> Tensor:
     Returns:
         Probability maps (B, K, ⌈H/m⌉, ⌈W/m⌉).
     """
-    return F.avg_pool2d(_precise(maps), side, ceil_mode=True, divisor_override=1)
-
-
-def _precise(maps: Tensor) -> Tensor:
-    """At least float32: K − Σ max is a small difference of larger numbers."""
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return F.avg_pool2d(precise(maps), side, ceil_mode=True, divisor_override=1)

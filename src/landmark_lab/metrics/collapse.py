@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landmark_lab.metrics.distances import mean_distances
 from landmark_lab.metrics.spread import spread
 
 # Healthy landmarks of faces spread by 0.15–0.25, frozen ones by 0.00–0.01.
@@ -62,13 +63,7 @@ def duplicates(landmarks: Tensor, tolerance: float = SAME) -> Tensor:
         there is no other.
     """
     count = landmarks.shape[1]
-    same = torch.stack(
-        [
-            torch.linalg.vector_norm(landmarks - landmarks[:, k : k + 1], dim=-1).nanmean(0)
-            < tolerance
-            for k in range(count)
-        ]
-    )
+    same = mean_distances(landmarks) < tolerance
     first = torch.arange(count, device=landmarks.device)
     same |= torch.diag(torch.ones_like(first, dtype=torch.bool))
     for _ in range(count):  # each round passes the lowest number on by one step

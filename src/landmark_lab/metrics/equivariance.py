@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from landmark_lab.geometry.points import inside
+from landmark_lab.metrics.distances import mean_distances
 from landmark_lab.metrics.rows import RowMetric
 from landmark_lab.metrics.spread import spread
 
@@ -58,12 +59,7 @@ def separation(landmarks: Tensor) -> tuple[Tensor, Tensor]:
         other was ever found in the same image.
     """
     count = landmarks.shape[1]
-    distances = torch.stack(
-        [
-            torch.linalg.vector_norm(landmarks - landmarks[:, k : k + 1], dim=-1).nanmean(0)
-            for k in range(count)
-        ]
-    )
+    distances = mean_distances(landmarks)
     alone = torch.eye(count, dtype=torch.bool, device=landmarks.device)
     distances = distances.masked_fill(alone | distances.isnan(), torch.inf)
     nearest = distances.min(1)

@@ -105,6 +105,17 @@ def normalised_mean_error(
     return image_errors(predicted, points, normaliser, visible).nanmean()
 
 
+def landmark_errors(
+    predicted: Tensor, points: Tensor, normaliser: Tensor, visible: Tensor | None = None
+) -> Tensor:
+    """Mean over images of the normalised error of each point; see :func:`point_errors`.
+
+    Returns:
+        (P,) fractions, NaN for a point that counts in no image.
+    """
+    return point_errors(predicted, points, normaliser, visible).nanmean(0)
+
+
 class NormalisedMeanError(RowMetric):
     """:func:`normalised_mean_error` over batches and processes, each image counted once."""
 
@@ -133,3 +144,28 @@ class NormalisedMeanError(RowMetric):
     def compute(self) -> Tensor:
         """The mean over all images seen by all processes."""
         return self.rows()["error"].nanmean()
+
+
+class LandmarkErrors(RowMetric):
+    """:func:`landmark_errors` over batches and processes, each image counted once."""
+
+    higher_is_better = False
+    is_differentiable = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(("errors",), **settings)
+
+    def update(
+        self,
+        predicted: Tensor,
+        points: Tensor,
+        normaliser: Tensor,
+        index: Tensor,
+        visible: Tensor | None = None,
+    ) -> None:
+        """Add a batch; the arguments are those of :class:`NormalisedMeanError`."""
+        self.keep(index, errors=point_errors(predicted, points, normaliser, visible))
+
+    def compute(self) -> Tensor:
+        """(P,) the means over all images seen by all processes."""
+        return self.rows()["errors"].nanmean(0)
