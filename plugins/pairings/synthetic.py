@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from landmark_lab.geometry.warp import Padding, Warp
 from landmark_lab.plugin import part
 from landmark_lab.roles import Images, Pairing, WarpGenerator
 from landmark_lab.seeding import BatchDraw
+
+_ANNOTATION = frozenset({"points", "visible", "mask", "box"})
 
 
 class Synthetic(Pairing, name="synthetic"):
@@ -54,6 +57,8 @@ class Synthetic(Pairing, name="synthetic"):
         self.independent_colours = independent_colours
         self.padding: Padding = padding
         self.annotation = annotation
+        if not annotation:
+            self.drops = _ANNOTATION
 
     def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
         """The image itself; twice (it is loaded once) if each view has its own colours."""
@@ -64,10 +69,8 @@ class Synthetic(Pairing, name="synthetic"):
         height, width = members[0].image.shape[-2:]
         view, warp = self.warps.draw(draw, (height, width))
         if not self.annotation:
-            members = tuple(
-                replace(member, points=None, visible=None, mask=None, box=None)
-                for member in members
-            )
+            nothing: dict[str, Any] = dict.fromkeys(_ANNOTATION)
+            members = tuple(replace(member, **nothing) for member in members)
         marks = _marks(members[0])
         in_source = marks if marks is None else view.to_target(marks)
         in_target = in_source if in_source is None else warp.to_target(in_source)
@@ -87,7 +90,9 @@ class Synthetic(Pairing, name="synthetic"):
             image, mask = maps[:, :3], maps[:, 3:]
         else:
             image, mask = warp.apply(sample.image, self.padding), None
-        moved = replace(sample, image=image, mask=mask, surroundings=None)
+        # A flow leads to the next frame of a video, not to the other view.
+        still = replace(sample, surroundings=None, flow=None, flow_visible=None)
+        moved = replace(still, image=image, mask=mask)
         if marks is not None and sample.points is not None:
             moved.points = marks[:, : sample.points.shape[1]]
             visible = inside(moved.points)

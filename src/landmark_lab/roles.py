@@ -20,15 +20,23 @@ from typing import Any, ClassVar, Literal, Protocol as Structural, Self, cast, r
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from landmark_lab.data.batch import LoadedBatch, Pair, Sample
+from landmark_lab.data.exports import Exports
 from landmark_lab.data.preprocess import Preprocess
 from landmark_lab.data.results import Predictions, Score
-from landmark_lab.data.sampling import Images, LoaderSettings, fixed_loader, training_loader
+from landmark_lab.data.sampling import (
+    Images,
+    LoaderSettings,
+    fixed_loader,
+    training_loader,
+    training_rows,
+)
 from landmark_lab.errors import ConfigError, DataError
 from landmark_lab.geometry.symmetry import check_flip
 from landmark_lab.geometry.warp import Warp
@@ -70,6 +78,21 @@ class Embedding(Structural):
 
     def similarity(self, source: Tensor, target: Tensor) -> Tensor:
         """Similarity (B, N, M) of vectors (B, N, C) and (B, M, C)."""
+        ...
+
+
+@runtime_checkable
+class Reflection(Structural):
+    """Knows how its embedding changes when an image is mirrored.
+
+    Attributes:
+        mirror: whether it does, as it is set.
+    """
+
+    mirror: bool
+
+    def reflect(self, vectors: Tensor) -> Tensor:
+        """From vectors (..., C) of points to those of their left-right partners."""
         ...
 
 
@@ -156,11 +179,15 @@ class Pairing(Plugin, role="pairing"):
 
     Attributes:
         needs: fields of a Sample that the data must provide.
+        drops: fields of a Sample that the data may provide, but the pairs do not have.
         provides_warp: whether ``Pair.warp`` is known.
+        mirrors: whether some of the sources are mirrored left-right, and the warp with them.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
+    drops: frozenset[str] = frozenset()
     provides_warp: ClassVar[bool] = False
+    mirrors: ClassVar[bool] = False
 
     def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
         """Which images to load for the item ``index``: by default the image itself."""
@@ -182,6 +209,18 @@ class Protocol(Plugin, role="protocol"):
     """
 
     version: ClassVar[int]
+
+    @property
+    def exports(self) -> Exports:
+        """What the predictions have to hold for it: by default the landmarks."""
+        return Exports(landmarks=True)
+
+    def check_data(self, data: "ImageData") -> None:
+        """Refuse data that it cannot score, before any work starts.
+
+        Raises:
+            ConfigError: what to change.
+        """
 
     @abstractmethod
     def score(self, predictions: Predictions, untrained: Predictions | None = None) -> Score:
@@ -217,6 +256,7 @@ class ImageData(Plugin, LightningDataModule, role="data"):
     _pairing: Pairing | None = None
     _loader = LoaderSettings()
     _seed = 0
+    _only_annotated = False
 
     @property
     @abstractmethod
@@ -236,21 +276,49 @@ class ImageData(Plugin, LightningDataModule, role="data"):
             DataError: something on the disk is missing or unusable.
         """
 
-    def prepare_training(self, pairing: Pairing, loader: LoaderSettings, seed: int) -> None:
-        """Say how the images are loaded and paired.
+    def prepare_training(
+        self,
+        pairing: Pairing,
+        loader: LoaderSettings,
+        seed: int,
+        method: "Method | None" = None,
+    ) -> None:
+        """Say how the images are loaded and paired, and who learns from them.
 
         Raises:
-            ConfigError: the pairing needs something that this data does not have.
+            ConfigError: the pairing or the method needs something that this data does not have, or
+                the pairing does not pass on what the method needs.
         """
-        missing = pairing.needs - self.provides
-        if missing:
+        for part in (pairing, method):
+            missing = frozenset() if part is None else part.needs - self.provides
+            if part is not None and missing:
+                raise ConfigError(
+                    f"the {part.role} '{part.plugin_name}' needs {', '.join(sorted(missing))}, "
+                    f"which the data '{self.plugin_name}' does not have",
+                    where=part.role,
+                    allowed=self.provides or f"{part.role}s that need nothing",
+                )
+        needs = frozenset() if method is None else method.needs
+        if method is not None and needs & pairing.drops:
             raise ConfigError(
-                f"the pairing '{pairing.plugin_name}' needs {', '.join(sorted(missing))}, which "
-                f"the data '{self.plugin_name}' does not have",
+                f"the method '{method.plugin_name}' needs {', '.join(sorted(needs))}, which the "
+                f"pairing '{pairing.plugin_name}' leaves out as it is set",
                 where="pairing",
-                allowed=self.provides or "pairings that need nothing",
+                hint="for example 'pairing: {name: synthetic, annotation: true}'",
             )
         self._pairing, self._loader, self._seed = pairing, loader, seed
+        self._only_annotated = "points" in needs
+
+    def training_rows(self) -> NDArray[np.int64]:
+        """Positions of the images that are trained on: all, or as many as the loader is told.
+
+        Of a method that needs points, only images that have some.
+
+        Raises:
+            DataError: there are too few.
+        """
+        images = self._some_images("train")
+        return training_rows(images, self._loader.images, self._seed, self._only_annotated)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Items of the training split; resumes where the trainer's progress says."""
@@ -263,6 +331,7 @@ class ImageData(Plugin, LightningDataModule, role="data"):
             rank,
             world,
             self._progress,
+            self.training_rows(),
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -339,11 +408,11 @@ class ImageData(Plugin, LightningDataModule, role="data"):
             return 0, 0
         epoch = self.trainer.current_epoch
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        full = done >= _limited(batches, self.trainer.limit_train_batches)
+        full = done >= limited(batches, self.trainer.limit_train_batches)
         return (epoch + 1, 0) if full else (epoch, done)
 
 
-def _limited(batches: int, limit: int | float | None) -> int:
+def limited(batches: int, limit: int | float | None) -> int:
     """Batches of an epoch under the trainer's ``limit_train_batches``, a number or a share."""
     if limit is None:
         return batches
@@ -367,8 +436,15 @@ class Method(Plugin, LightningModule, role="method"):
         weights: weight of each loss term.
         optimiser: see ``optimisation.py``.
         schedule: see ``optimisation.py``.
+
+    Attributes:
+        needs: fields of a Sample, besides image and index, that it learns from. A method that needs
+            the points is trained to predict them; it is judged by its end, not by the label-free
+            criterion.
+        needs_warp: whether the warp of a pair must be known.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset()
     needs_warp: ClassVar[bool] = False
     _frozen: tuple[nn.Module, ...] = ()
     cure: ClassVar[str] = ""
@@ -447,8 +523,27 @@ class Method(Plugin, LightningModule, role="method"):
             ConfigError: what to change.
         """
 
+    def check_pairs(self, pairing: Pairing, loader: LoaderSettings) -> None:
+        """Refuse pairs or batches that the method cannot learn from, before anything is loaded.
+
+        Raises:
+            ConfigError: what to change.
+        """
+
+    def check_points(self, names: Sequence[str]) -> None:
+        """Refuse annotated points that the method was not made for, before anything is loaded.
+
+        Args:
+            names: of the data's annotated points.
+
+        Raises:
+            ConfigError: what to change.
+        """
+
     def freeze_parts(self, parts: Sequence[str]) -> None:
         """Keep parts as they are: no gradients, and evaluation mode throughout the training.
+
+        What was frozen before stays so.
 
         Raises:
             ConfigError: there is no such part.
@@ -462,7 +557,7 @@ class Method(Plugin, LightningModule, role="method"):
                     got=part,
                     allowed=dict(self.named_children()),
                 )
-        self._frozen = tuple(children[part].requires_grad_(False) for part in parts)
+        self._frozen += tuple(children[part].requires_grad_(False) for part in parts)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -489,7 +584,7 @@ class Method(Plugin, LightningModule, role="method"):
         """
         trainer = self.trainer
         batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
-        batches = _limited(batches, trainer.limit_train_batches)
+        batches = limited(batches, trainer.limit_train_batches)
         per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 0
         most = max(trainer.max_steps, 0)
@@ -516,6 +611,7 @@ __all__ = [
     "PerceptualNetwork",
     "Predictions",
     "Protocol",
+    "Reflection",
     "Sample",
     "Schedule",
     "Score",
