@@ -113,6 +113,17 @@ class Turns(WarpGenerator):
         return IdentityWarp(draw.count), AffineWarp(matrix)
 
 
+class Views(Turns):
+    """The same turns as views."""
+
+    plugin_name = "views"
+    spec = {"name": "views"}  # type: ignore[assignment] # noqa: RUF012
+
+    def draw(self, draw: BatchDraw, size: tuple[int, int]) -> tuple[Warp, Warp]:
+        same, turn = super().draw(draw, size)
+        return turn, same
+
+
 def provenance(names: int, size: int = 64, **changes: Any) -> Provenance:
     """The provenance of made-up predictions."""
     values: dict[str, Any] = {

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from landmark_lab.data.batch import Sample
 from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import DataError, RunError
 from landmark_lab.evaluation import export, load_predictions
+from landmark_lab.evaluation.augmentation import REGRESSOR_WARPS, Copies
 from landmark_lab.evaluation.predictions import check_same_images, save_predictions
 from landmark_lab.files import save_checkpoint, sha256
-from landmark_lab.roles import Method
-from tests.evaluation.doubles import Dots, Finder, Turns
+from landmark_lab.geometry.affine import AffineWarp
+from landmark_lab.plugin import build
+from landmark_lab.roles import Method, WarpGenerator
+from tests.evaluation.doubles import Dots, Finder, Turns, Views
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,81 @@ def test_batches_and_workers_do_not_matter(exported, tmp_path):
                 first, second = getattr(own, field.name), getattr(found.splits[split], field.name)
                 if first is not None:
                     np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+class TestCopies:
+    """Warped copies of the training images, for a regressor."""
+
+    def exported(self, path, **settings):
+        settings = {"augmentation": Views(), "copies": 2, "seed": 3} | settings
+        return load_predictions(export(Finder(), Dots(), path, **settings))
+
+    def test_points_and_landmarks_move_together(self, tmp_path):
+        found = self.exported(tmp_path / "c.npz")
+        train = found.splits["train"]
+        assert found.splits["test"].copies is None
+        assert found.provenance.augmentation == {"name": "views"}
+        assert train.copies.shape == train.copied_points.shape == (11, 2, 3, 2)
+        # The finder sees the dots themselves, so it finds the moved points.
+        np.testing.assert_allclose(train.copies, train.copied_points, atol=0.02)
+        moved = np.abs(train.copied_points - train.points[:, None]).max(axis=(0, 2, 3))
+        assert moved.min() > 0.1
+        assert not np.allclose(train.copied_points[:, 0], train.copied_points[:, 1])
+        assert (train.copied_visible == train.visible[:, None]).all()  # none left the image
+
+    def test_they_are_a_function_of_the_seed_and_the_position(self, tmp_path):
+        first = self.exported(tmp_path / "a.npz").splits["train"]
+        batches = LoaderSettings(batch_size=4)
+        again = self.exported(tmp_path / "b.npz", loader=batches, copies=3).splits["train"]
+        np.testing.assert_allclose(again.copies[:, :2], first.copies, atol=1e-6)
+        np.testing.assert_allclose(again.copied_points[:, :2], first.copied_points, atol=1e-6)
+        other = self.exported(tmp_path / "c.npz", seed=4).splits["train"]
+        assert not np.allclose(other.copied_points, first.copied_points)
+
+    def test_points_that_leave_the_image_are_no_longer_visible(self):
+        sample = Sample(
+            torch.rand(1, 3, 16, 16),
+            torch.zeros(1, dtype=torch.int64),
+            torch.tensor([[[0.9, 0.0], [0.0, 0.0], [torch.nan, torch.nan]]]),
+            torch.tensor([[True, False, True]]),
+        )
+        shift = AffineWarp(torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]]))
+        ((_, points, visible),) = Copies((shift,)).of(sample, 0)
+        moved = shift.to_target(sample.points)
+        torch.testing.assert_close(points, moved, equal_nan=True)
+        inside = moved[0, 0, 0].abs() <= 1
+        assert visible[0].tolist() == [bool(inside), False, False]
+
+    def test_they_show_the_surroundings_and_not_an_edge(self):
+        around = torch.rand(1, 3, 32, 32)
+        sample = Sample(
+            around[:, :, 8:24, 8:24],
+            torch.zeros(1, dtype=torch.int64),
+            torch.zeros(1, 1, 2),
+            surroundings=around,
+        )
+        cells = 4 / 8  # four pixels of sixteen over two half-widths
+        shift = AffineWarp(torch.tensor([[[1.0, 0.0, cells], [0.0, 1.0, 0.0]]]))
+        ((image, points, _),) = Copies((shift,)).of(sample, 0)
+        step = round(float(points[0, 0, 0]) * 8)
+        expected = around[:, :, 8:24, 8 - step : 24 - step]
+        torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
+
+    def test_images_without_points(self, tmp_path):
+        class Bare(Dots):
+            provides = frozenset()
+
+        with pytest.raises(DataError, match=r"no annotated points, so no regressor"):
+            export(Finder(), Bare(), tmp_path / "x.npz", augmentation=Views(), copies=1)
+
+    def test_the_published_warps_are_small(self):
+        warps = build(WarpGenerator, REGRESSOR_WARPS)
+        copies = Copies.draw(warps, 2, 200, (64, 64), seed=0)
+        points = torch.rand(200, 5, 2) * 1.6 - 0.8
+        moved = torch.stack([view.to_target(points) for view in copies.views])
+        size = (moved - points).square().sum(-1).mean().sqrt()
+        assert 0.02 < float(size) < 0.06  # translation and scale 0.02, 2 degrees
+        assert not torch.allclose(moved[0], moved[1])
 
 
 def test_the_seed_draws_the_warps(exported, tmp_path):
@@ -220,6 +299,16 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"provenance .*more"):
             load_predictions(path)
 
+    def test_a_file_of_before_there_were_copies(self, exported, tmp_path):
+        with np.load(exported) as archive:
+            content = {name: archive[name] for name in archive.files}
+        raw = json.loads(str(content["provenance"]))
+        del raw["augmentation"]
+        np.savez(tmp_path / "o.npz", **{**content, "provenance": np.array(json.dumps(raw))})
+        found = load_predictions(tmp_path / "o.npz")
+        assert found.provenance == load_predictions(exported).provenance
+        assert found.splits["train"].copies is None
+
     def test_arrays_that_do_not_fit(self, exported, tmp_path):
         path = tmp_path / "a.npz"
         for arrays, message in [
@@ -228,6 +317,7 @@ class TestRefusals:
             ({"test/index": np.zeros(6)}, r"'test/landmarks' has the shape \(7, 3, 2\)"),
             ({"test/points": np.zeros((7, 4, 2))}, r"'test/points' .* allowed: \(7, 3, 2\)"),
             ({"test/landmarks": np.zeros((7, 5, 2))}, "different landmarks in its splits"),
+            ({"test/copies": np.zeros((7, 2, 4, 2))}, r"'test/copies' .* allowed: \(7, 2, 3, 2\)"),
         ]:
             with pytest.raises(DataError, match=message):
                 load_predictions(self.rewrite(exported, path, **arrays))

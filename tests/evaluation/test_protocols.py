@@ -76,7 +76,7 @@ class TestForward:
         ridge = Ridge(alpha=0.3, fit_intercept=bias)
         model = ridge if regressor == "ridge" else LinearRegression(fit_intercept=bias)
         predicted = (model.fit(x, y).predict(asked).reshape(TEST.shape) - shift) / scale
-        protocol = ForwardNme(regressor, bias, alpha=0.3, coordinates=coordinates)
+        protocol = ForwardNme(regressor=regressor, bias=bias, alpha=0.3, coordinates=coordinates)
         score = protocol.score(found)
         assert score.value.value == pytest.approx(slow_nme(predicted), rel=1e-5)
         assert score.value.low < score.value.value < score.value.high
@@ -111,7 +111,7 @@ class TestForward:
 
     def test_a_perfect_method_and_one_that_looks_at_nothing(self):
         perfect = predictions((TRAIN[:, :K], TEST[:, :K]), (TRAIN[:, :K], TEST[:, :K]))
-        assert ForwardNme("least_squares").score(perfect).value.value < 1e-4
+        assert ForwardNme(regressor="least_squares").score(perfect).value.value < 1e-4
         blind = predictions([np.full((len(p), K, 2), 0.2) for p in (TRAIN, TEST)], (TRAIN, TEST))
         score = ForwardNme().score(blind)
         assert score.value.value == pytest.approx(score.references["mean_shape"], rel=1e-6)
@@ -131,7 +131,9 @@ class TestForward:
 
     def test_without_a_bias_the_coordinates_matter(self):
         values = [
-            ForwardNme("least_squares", bias=False, coordinates=c).score(scene()).value.value
+            ForwardNme(regressor="least_squares", bias=False, coordinates=c)
+            .score(scene())
+            .value.value
             for c in ("centred", "unit")
         ]
         assert values[0] != pytest.approx(values[1], rel=1e-3)
@@ -143,8 +145,8 @@ class TestForward:
         assert errors[2] > ForwardNme().score(scene()).value.value
         settings = scores[1].settings
         assert (settings["annotated"], settings["repeats"]) == (5, 5)
-        assert scores[1].values["sd_over_repeats"].value > 0
-        assert ForwardNme(annotated=5, repeats=1).score(scene()).values == {}
+        assert scores[1].value.deviation > 0
+        assert ForwardNme(annotated=5, repeats=1).score(scene()).value.deviation is None
         assert ForwardNme(annotated=5, repeats=5).score(scene()).value == scores[1].value
         assert ForwardNme(annotated=5, repeats=5, seed=1).score(scene()).value != scores[1].value
         with pytest.raises(DataError, match="60 annotated training images, fewer than 61"):
@@ -154,7 +156,7 @@ class TestForward:
         found = scene()
         protocol = ForwardNme(annotated=7, repeats=3)
         singles = []
-        for rows in protocol._choices(np.arange(60), ""):
+        for rows in protocol.choices(protocol.images(found, "train"), 7, ""):
             own = found.splits["train"]
             part = replace(
                 own,
@@ -167,7 +169,7 @@ class TestForward:
             singles.append(ForwardNme().score(only).value.value)
         score = protocol.score(found)
         assert score.value.value == pytest.approx(np.mean(singles))
-        assert score.values["sd_over_repeats"].value == pytest.approx(np.std(singles, ddof=1))
+        assert score.value.deviation == pytest.approx(np.std(singles, ddof=1))
 
     def test_hidden_points(self):
         found = scene()
@@ -420,7 +422,11 @@ class TestEvaluate:
         assert forward["settings"]["regressor"] == "ridge"
 
     def test_names_tell_variants_apart(self):
-        few = [ForwardNme(), ForwardNme(annotated=10), ForwardNme("least_squares", bias=False)]
+        few = [
+            ForwardNme(),
+            ForwardNme(annotated=10),
+            ForwardNme(regressor="least_squares", bias=False),
+        ]
         assert labels([*few, Equivariance()]) == [
             "forward_nme",
             "forward_nme(annotated=10)",
@@ -453,7 +459,8 @@ class TestEvaluate:
             "forward_nme",
             "centroid scale",
             "mean position",
-            "sd_over_repeats",
+            " ± ",
+            "auc",
             "r2",
             "spread",
             "criterion",

@@ -62,7 +62,7 @@ def labels(protocols: Sequence[Protocol]) -> list[str]:
     """
     times = Counter(protocol.plugin_name for protocol in protocols)
     names = [
-        protocol.plugin_name + (_settings(protocol) if times[protocol.plugin_name] > 1 else "")
+        full_label(protocol) if times[protocol.plugin_name] > 1 else protocol.plugin_name
         for protocol in protocols
     ]
     for name, count in Counter(names).items():
@@ -71,7 +71,8 @@ def labels(protocols: Sequence[Protocol]) -> list[str]:
     return names
 
 
-def _settings(protocol: Protocol) -> str:
+def full_label(protocol: Protocol) -> str:
+    """A protocol's name with the settings that differ from the defaults."""
     defaults = {
         name: list(p.default) if isinstance(p.default, tuple) else p.default
         for name, p in parameters(type(protocol)).items()
@@ -81,35 +82,42 @@ def _settings(protocol: Protocol) -> str:
         for key, value in protocol.spec.items()
         if key != "name" and value != defaults[key]
     ]
-    return f"({', '.join(changed)})" if changed else ""
+    return protocol.plugin_name + (f"({', '.join(changed)})" if changed else "")
 
 
 def table(results: Mapping[str, Any]) -> Table:
     """The results of :func:`evaluate` as a table for the terminal.
 
-    A row for every protocol, one for each of its further values below it.
+    A row for every protocol; below it one for each of its further values and of its references. A
+    number after ± is the standard deviation over choices of annotated images.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     scores: Mapping[str, Any] = results["protocols"]
     printed = Table(title="Scores, with 95 % intervals over images", caption_justify="left")
-    printed.add_column("protocol")
-    printed.add_column("value", justify="right")
-    printed.add_column("interval", justify="right")
-    printed.add_column("unit")
-    printed.add_column("to compare with")
+    printed.add_column("protocol", overflow="fold")
+    printed.add_column("value", justify="right", no_wrap=True)
+    printed.add_column("interval", justify="right", no_wrap=True)
     for name, score in scores.items():
-        compared = ", ".join(
-            f"{reference.replace('_', ' ')} {_number(value)}"
-            for reference, value in score["references"].items()
-            if value is not None
-        )
-        printed.add_row(name, _number(score["value"]), _interval(score), score["unit"], compared)
+        about = f"{escape(name)}\n[dim]{escape(score['unit'])}[/dim]"
+        printed.add_row(about, _value(score), _interval(score))
         for key, value in score["values"].items():
-            printed.add_row(f"  {key}", _number(value["value"]), _interval(value), "", "")
+            printed.add_row(f"  {escape(key)}", _value(value), _interval(value))
+        for reference, value in score["references"].items():
+            if value is not None:
+                compared = f"  compare: {reference.replace('_', ' ')}"
+                printed.add_row(compared, _number(value), "", style="dim")
+        printed.add_section()
     notes = [f"{name}: {note}" for name, score in scores.items() for note in score["notes"]]
-    printed.caption = "\n".join(notes) or None
+    printed.caption = escape("\n".join(notes)) or None
     return printed
+
+
+def _value(value: Mapping[str, Any]) -> str:
+    """The number, with its standard deviation where it is a mean over repeats."""
+    deviation = value.get("deviation")
+    return _number(value["value"]) + ("" if deviation is None else f" ± {_number(deviation)}")
 
 
 def _number(value: float | None) -> str:
@@ -120,4 +128,4 @@ def _interval(value: Mapping[str, Any]) -> str:
     return "" if value["low"] is None else f"{_number(value['low'])} – {_number(value['high'])}"
 
 
-__all__ = ["evaluate", "export", "labels", "load_predictions", "table"]
+__all__ = ["evaluate", "export", "full_label", "labels", "load_predictions", "table"]

@@ -1,8 +1,8 @@
-"""What protocols share: which points count, normalisers, coordinates, references, intervals."""
+"""What protocols share: which points count, coordinates, references, intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landmark_lab.data.results import Predictions, SplitPredictions, Value
+from landmark_lab.data.results import Predictions, Value
 from landmark_lab.errors import DataError
+from landmark_lab.evaluation.normalisers import Normaliser, normalisers
 from landmark_lab.geometry.points import from_pixels, to_pixels
 from landmark_lab.metrics.bootstrap import bootstrap_interval
-from landmark_lab.metrics.nme import box_side, pair_distance, point_errors, points_box
+from landmark_lab.metrics.nme import point_errors
 from landmark_lab.metrics.references import at_centroid, at_centroid_and_scale, mean_shape, sizes
-from landmark_lab.metrics.regression import Regressor, fit_linear
+from landmark_lab.metrics.regression import LinearMap, Regressor, fit_linear
 
 Floats = NDArray[np.float64]
 
@@ -25,11 +26,6 @@ Coordinates = Literal["centred", "unit", "pixels"]
 
 Counted = Literal["visible", "annotated"]
 """Which points are fitted and scored: those seen in the image, or all whose place is known."""
-
-Normaliser = Literal["data", "box", "points_box", "image"] | tuple[int, int]
-"""What an error is divided by: a pair of points (their distance); ``box``, √(w·h) of the object's
-box; ``points_box``, the same of the box around its known points; ``image``, the image's side;
-``data``, the data set's own: its pair of points, else its box, else the box around the points."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +56,27 @@ def annotated(
         DataError: the split was not exported, has no annotation, or no such normaliser.
     """
     split = predictions.split(name)
+    if split.landmarks.shape[1] == 0:
+        raise DataError(
+            "holds no landmarks, which this protocol needs",
+            where=predictions.source,
+            hint="'matching' scores correspondences",
+        )
     if split.points is None:
         raise DataError(
             f"the split '{name}' has no annotated points, which this protocol needs",
             where=predictions.source,
         )
     points = split.points.astype(np.float64)
-    sides, divisor = _normalisers(predictions, split, normaliser)
+    sides, divisor = normalisers(predictions, split, normaliser)
     if counted == "visible" and split.visible is not None:
         points = np.where(split.visible[..., None], points, np.nan)
     if np.isnan(points).all():
-        raise DataError(f"no point of the split '{name}' is {counted}", where=predictions.source)
+        raise DataError(
+            f"no point of the split '{name}' is {counted} in any of its {len(split)} images",
+            where=predictions.source,
+            hint=None if np.isnan(split.points).all() else "'points: annotated' counts hidden ones",
+        )
     landmarks = split.landmarks.astype(np.float64)
     return Annotated(split.index, landmarks, points, sides, divisor)
 
@@ -95,37 +101,51 @@ class PointRegression:
     coordinates: Coordinates
     size: int
 
-    def fit(self, sources: Floats, targets: Floats) -> Callable[[Floats], Floats]:
-        """Fit targets (N, B, 2) from sources (N, A, 2), both in [-1, 1] with NaN where unknown.
-
-        Returns:
-            The map from sources (M, A, 2) to targets (M, B, 2), again in [-1, 1].
-        """
+    def fit(self, sources: Floats, targets: Floats) -> PointMap:
+        """Fit targets (N, B, 2) from sources (N, A, 2), both in [-1, 1] with NaN where unknown."""
         linear = fit_linear(
-            self._flat(sources),
-            self._flat(targets),
+            self.flat(sources),
+            self.flat(targets),
             self.regressor,
             self.bias,
             self.alpha,
             self.relative,
         )
+        return PointMap(self, linear)
 
-        def regress(points: Floats) -> Floats:
-            found = linear(self._flat(points)).reshape(len(points), *targets.shape[1:])
-            if self.coordinates == "unit":
-                return found * 2 - 1
-            if self.coordinates == "pixels":
-                return from_pixels(torch.from_numpy(found), self.size, self.size).numpy()
-            return found
-
-        return regress
-
-    def _flat(self, points: Floats) -> Floats:
+    def flat(self, points: Floats) -> Floats:
+        """Points (N, A, 2) in [-1, 1] as rows (N, 2·A) in the regressor's units."""
         if self.coordinates == "unit":
             points = (points + 1) / 2
         elif self.coordinates == "pixels":
             points = to_pixels(torch.from_numpy(points), self.size, self.size).numpy()
         return points.reshape(len(points), -1)
+
+    def points(self, rows: Floats) -> Floats:
+        """The inverse of :meth:`flat`."""
+        found = rows.reshape(len(rows), -1, 2)
+        if self.coordinates == "unit":
+            return found * 2 - 1
+        if self.coordinates == "pixels":
+            return from_pixels(torch.from_numpy(found), self.size, self.size).numpy()
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class PointMap:
+    """A fitted :class:`PointRegression`: a map from points (M, A, 2) to points (M, B, 2).
+
+    Attributes:
+        regression: its settings.
+        linear: the weights (2·A, 2·B) and more, in the regressor's units; x and y alternate.
+    """
+
+    regression: PointRegression
+    linear: LinearMap
+
+    def __call__(self, points: Floats) -> Floats:
+        """Points (M, B, 2) regressed from points (M, A, 2), NaN where missing; in [-1, 1]."""
+        return self.regression.points(self.linear(self.regression.flat(points)))
 
 
 def percent_errors(predicted: Floats, truth: Floats, normaliser: Floats) -> Floats:
@@ -183,35 +203,3 @@ def listing(names: Sequence[object], limit: int = 5) -> str:
     """Names for a note: all of a few, the first of many."""
     shown = ", ".join(str(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def _normalisers(
-    predictions: Predictions, split: SplitPredictions, choice: Normaliser
-) -> tuple[Floats, str]:
-    """The normaliser of each image (N,), and what it is in words."""
-    assert split.points is not None
-    if choice == "data":
-        pair = predictions.provenance.normaliser
-        if pair is not None:
-            choice = (pair[0], pair[1])
-        else:
-            choice = "points_box" if split.box is None else "box"
-    if choice == "image":
-        return np.full(len(split), 2.0), "the image's side"
-    points = torch.from_numpy(split.points).double()
-    if choice == "points_box":
-        return box_side(points_box(points)).numpy(), "√(w·h) of the box around the points"
-    if choice == "box":
-        if split.box is None:
-            raise DataError("has no boxes to normalise by", where=predictions.source)
-        return box_side(torch.from_numpy(split.box).double()).numpy(), "√(w·h) of the box"
-    assert isinstance(choice, tuple)
-    names = predictions.provenance.point_names
-    for point in choice:
-        if not 0 <= point < len(names):
-            raise DataError(
-                f"the normaliser names point {point}; there are {len(names)} points",
-                where=predictions.source,
-            )
-    first, second = (names[point] for point in choice)
-    return pair_distance(points, choice).numpy(), f"the distance from {first} to {second}"

@@ -1,8 +1,8 @@
 """Loop 1 of an evaluation: what a method finds is written to one file, with its provenance.
 
 Loop 2 (``protocols/``) scores the file in seconds, any number of times, without the method. The
-file is a NumPy archive: ``SPLIT/FIELD`` for the arrays of ``SplitPredictions``, ``provenance`` for
-a JSON text.
+file is a NumPy archive: ``SPLIT/FIELD`` for the arrays of ``SplitPredictions``,
+``matches/KEY/FIELD`` for those of ``Matches``, ``provenance`` for a JSON text.
 
 Convention: points are (x, y) in [-1, 1] on the square images that the method sees, see
 ``geometry/points.py``.
@@ -25,9 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landmark_lab import __version__
-from landmark_lab.data.results import Predictions, Provenance, SplitPredictions
+from landmark_lab.data.batch import Sample
+from landmark_lab.data.exports import Exports, MatchRequest, PairRequest
+from landmark_lab.data.results import Matches, Predictions, Provenance, SplitPredictions
 from landmark_lab.data.sampling import Images, LoaderSettings, Row, fixed_loader
 from landmark_lab.errors import DataError, RunError
+from landmark_lab.evaluation.augmentation import Copies
+from landmark_lab.evaluation.matching import MATCHING_WARPS, find_matches, obstacle
 from landmark_lab.files import atomic, sha256
 from landmark_lab.geometry.warp import Warp
 from landmark_lab.roles import ImageData, Landmarks, Method, Split, WarpGenerator
@@ -37,6 +41,8 @@ KIND = "landmark-lab predictions"
 FORMAT = 1
 
 Arrays = dict[str, NDArray[Any]]
+
+_MATCHES = "matches"
 
 _ANNOTATION = ("points", "visible", "box", "identity")
 
@@ -49,6 +55,9 @@ def export(
     splits: Sequence[Split] = get_args(Split),
     checkpoint: str | Path | None = None,
     warps: WarpGenerator | None = None,
+    augmentation: WarpGenerator | None = None,
+    copies: int = 0,
+    matches: Sequence[MatchRequest] = (),
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
     loader: LoaderSettings | None = None,
@@ -56,10 +65,11 @@ def export(
     rank: int = 0,
     world: int = 1,
 ) -> Path:
-    """Write the landmarks of every image of some splits to a file.
+    """Write what a method finds in the images of some splits to a file.
 
     Args:
-        method: a method that offers ``Landmarks``, trained or as it was built.
+        method: a method, trained or as it was built. If it offers ``Landmarks``, those of every
+            image are written.
         data: where the images come from.
         path: the file, ``*.npz``; written atomically.
         splits: which splits; those without images are left out.
@@ -67,7 +77,13 @@ def export(
         warps: also finds the landmarks in one warped copy of every image of the splits other than
             ``train``, made by the generator's second warp. The warps are a function of the seed and
             the image's position, whatever the batch size.
-        seed: of these warps.
+        augmentation: also finds the landmarks in warped copies of every image of the split
+            ``train``, made by the generator's first warp, on which a regressor may be fitted too;
+            see ``evaluation/augmentation.py``.
+        copies: how many copies of each image.
+        matches: of fixed pairs of images, see ``evaluation/matching.py``; each request has a seed
+            of its own.
+        seed: of all other warps.
         limits: at most so many images of a split, the first ones, e.g. ``{"train": 1000}`` for data
             without end.
         loader: how images are loaded; the result does not depend on it.
@@ -79,19 +95,23 @@ def export(
         The path.
 
     Raises:
-        RunError: the method finds no landmarks, or the file cannot be written.
-        DataError: no split has images, or a limit is not a number of images.
+        RunError: the method finds neither landmarks nor what is asked for, or the file cannot be
+            written.
+        DataError: no split has images, a limit is not a number of images, or images without
+            annotated points are to be copied for a regressor.
     """
+    for asked in [Exports(matches=(one,)) for one in matches] or [Exports(landmarks=True)]:
+        problem = unmet(method, data, asked, limits)
+        if problem is not None:
+            raise RunError(problem, where="predictions")
     if not isinstance(method, Landmarks):
-        raise RunError(
-            f"the method '{method.plugin_name}' offers no landmarks, so none can be exported",
-            where="predictions",
-        )
+        warps = augmentation = None  # whatever is found in warped copies is landmarks
     path = Path(path)
     if path.suffix != ".npz":
         raise RunError("predictions are written to a file *.npz", where=str(path))
     loader = LoaderSettings() if loader is None else loader
     found: dict[str, SplitPredictions] = {}
+    matched: dict[str, Matches] = {}
     limited: dict[str, int] = {}
     was_training = method.training
     method.eval()
@@ -99,20 +119,24 @@ def export(
         method.to(device)
     try:
         for split in splits:
-            images = data.images(split)
-            limit = (limits or {}).get(split)
-            if limit is not None:
-                if limit < 1:
-                    raise DataError(f"a limit of {limit} images", where=f"limits.{split}")
-                if limit < len(images):
-                    images, limited[split] = _First(images, limit), limit
+            images = _images(data, split, limits)
             if len(images) == 0:
                 continue
+            if isinstance(images, _First):
+                limited[split] = len(images)
             drawn = None if warps is None or split == "train" else _draw(warps, images, data, seed)
-            share = _predict(method, images, drawn, loader, rank, world)
+            own = None
+            if augmentation is not None and copies and split == "train":
+                own = _draw_copies(augmentation, copies, images, data, seed)
+            share = _predict(method, images, drawn, own, loader, rank, world)
             if world > 1:
                 share = _gather(share, world)
             found[split] = SplitPredictions(**share)
+        if rank == 0:  # few pairs: not worth sharing
+            for request in matches:
+                matched[request.key] = find_matches(
+                    method, data, lambda split: _images(data, split, limits), request, loader
+                )
     finally:
         method.train(was_training)
     if not found:
@@ -131,12 +155,52 @@ def export(
         version=__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         format=FORMAT,
+        augmentation=None if augmentation is None or not copies else augmentation.spec,
+        matches={request.key: _described(request) for request in matches},
     )
     if rank == 0:
-        save_predictions(Predictions(found, provenance), path)
+        save_predictions(Predictions(found, provenance, str(path), matched), path)
     if world > 1:
         torch.distributed.barrier()
     return path
+
+
+def unmet(
+    method: Method,
+    data: ImageData,
+    exports: Exports,
+    limits: Mapping[str, int] | None = None,
+) -> str | None:
+    """What keeps a method from finding what is asked for, or None; nothing is computed.
+
+    Args:
+        method: that is to find it.
+        data: in which.
+        exports: what is asked for.
+        limits: of the images, as :func:`export` takes them.
+    """
+    if exports.landmarks and not isinstance(method, Landmarks):
+        return f"the method '{method.plugin_name}' offers no landmarks"
+    for request in exports.matches:
+        problem = obstacle(method, data, lambda split: _images(data, split, limits), request)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _described(request: MatchRequest) -> dict[str, Any]:
+    """A request in plain containers, with the warps that it takes."""
+    warped = isinstance(request, PairRequest) and request.kind == "same"
+    return asdict(request) | ({"warps": MATCHING_WARPS} if warped else {})
+
+
+def _images(data: ImageData, split: Split, limits: Mapping[str, int] | None) -> Images:
+    """The images of a split, or the first ones."""
+    images = data.images(split)
+    limit = (limits or {}).get(split)
+    if limit is not None and limit < 1:
+        raise DataError(f"a limit of {limit} images", where=f"limits.{split}")
+    return images if limit is None or limit >= len(images) else _First(images, limit)
 
 
 class _First(Images):
@@ -146,6 +210,7 @@ class _First(Images):
         self.images = images
         self.count = count
         self.identity = None if images.identity is None else images.identity[:count]
+        self.annotated = None if images.annotated is None else images.annotated[:count]
 
     def __len__(self) -> int:
         return self.count
@@ -164,17 +229,28 @@ def _draw(warps: WarpGenerator, images: Images, data: ImageData, seed: int) -> W
     return warps.draw(draw, (data.size, data.size))[1]
 
 
+def _draw_copies(
+    augmentation: WarpGenerator, copies: int, images: Images, data: ImageData, seed: int
+) -> Copies:
+    if "points" not in data.provides:
+        raise DataError(
+            f"the data '{data.plugin_name}' has no annotated points, so no regressor can be fitted "
+            "on warped copies of its images"
+        )
+    return Copies.draw(augmentation, copies, len(images), (data.size, data.size), seed)
+
+
 @torch.no_grad()
 def _predict(
     method: Method,
     images: Images,
     warps: Warp | None,
+    copies: Copies | None,
     loader: LoaderSettings,
     rank: int,
     world: int,
 ) -> Arrays:
     """The rows of this process, as the fields of ``SplitPredictions``."""
-    assert isinstance(method, Landmarks)
     columns: dict[str, list[NDArray[Any]]] = {}
 
     def keep(**batch: Tensor | None) -> None:
@@ -183,18 +259,42 @@ def _predict(
                 columns.setdefault(name, []).append(value.cpu().numpy())
 
     for loaded in fixed_loader(images, _alone, loader, seed=0, rank=rank, world=world):
+        if not isinstance(method, Landmarks):
+            sample = loaded.members[0]
+            none = torch.empty(len(sample), 0, 2)
+            keep(index=sample.index, landmarks=none, score=none[..., 0])
+            keep(**{name: getattr(sample, name) for name in _ANNOTATION})
+            continue
         sample = loaded.members[0].to(method.device).with_float_image()
         landmarks, score = _found(method, sample.image)
         keep(index=sample.index, landmarks=landmarks, score=score)
         keep(**{name: getattr(sample, name) for name in _ANNOTATION})
+        first = int(loaded.members[0].index[0])
+        if copies is not None:
+            keep(**_in_copies(method, copies, sample, first))
         if warps is not None:
-            first = int(loaded.members[0].index[0])
             warp = warps[first : first + len(sample)].to(method.device)
             warped, _ = _found(method, warp.apply(sample.image))
             # Through the numerical direction of a spline: landmarks of the image are needed, and
             # its error is far below a landmark's.
             keep(warped=warped, expected=warp.to_target(landmarks))
     return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _in_copies(
+    method: Landmarks, copies: Copies, sample: Sample, first: int
+) -> dict[str, Tensor | None]:
+    """The landmarks and points in the warped copies of consecutive images."""
+    landmarks, points, visible = [], [], []
+    for images, moved, seen in copies.of(sample, first):
+        landmarks.append(_found(method, images)[0])
+        points.append(moved)
+        visible.append(seen)
+    return {
+        "copies": torch.stack(landmarks, 1),
+        "copied_points": torch.stack(points, 1),
+        "copied_visible": torch.stack(visible, 1),
+    }
 
 
 def _found(method: Landmarks, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,6 +328,11 @@ def save_predictions(predictions: Predictions, path: str | Path) -> None:
         for name, split in predictions.splits.items()
         for field in fields(split)
         if (value := getattr(split, field.name)) is not None
+    }
+    arrays |= {
+        f"{_MATCHES}/{key}/{field.name}": getattr(matches, field.name)
+        for key, matches in predictions.matches.items()
+        for field in fields(matches)
     }
     text = json.dumps({"kind": KIND, **asdict(predictions.provenance)})
     with atomic(path) as temporary, temporary.open("wb") as stream:
@@ -270,7 +375,8 @@ def load_predictions(
         provenance = Provenance(**raw)
     except TypeError as error:
         raise DataError(f"has an incomplete provenance ({error})", where=where) from error
-    predictions = Predictions(_splits(arrays, provenance, where), provenance, where)
+    matches = _matches(arrays, where)
+    predictions = Predictions(_splits(arrays, provenance, where), provenance, where, matches)
     if checkpoint is not None and provenance.checkpoint != sha256(checkpoint):
         raise DataError(
             f"is stale: these are predictions of another checkpoint than {checkpoint}",
@@ -321,6 +427,30 @@ def _read(path: str | Path) -> Arrays:
         ) from error
 
 
+def _matches(arrays: Arrays, where: str) -> dict[str, Matches]:
+    """The matches, taken out of the arrays of a file."""
+    columns: dict[str, Arrays] = {}
+    for name in [name for name in arrays if name.startswith(f"{_MATCHES}/")]:
+        _, key, column = name.split("/", 2)
+        columns.setdefault(key, {})[column] = arrays.pop(name)
+    names = {field.name for field in fields(Matches)}
+    for key, own in columns.items():
+        if own.keys() != names:
+            wrong = ", ".join(sorted(own.keys() ^ names))
+            raise DataError(f"'{_MATCHES}/{key}' lacks or has unknown: {wrong}", where=where)
+        pairs = own["score"].shape
+        for column, values in own.items():
+            tail = {"source": (), "target": (), "visible": pairs[1:], "score": pairs[1:]}
+            shape = (*pairs[:1], *tail.get(column, (*pairs[1:], 2)))
+            if values.shape != shape or len(pairs) != 2:
+                raise DataError(
+                    f"'{_MATCHES}/{key}/{column}' has the shape {values.shape}",
+                    where=where,
+                    allowed=f"{shape}",
+                )
+    return {key: Matches(**own) for key, own in columns.items()}
+
+
 def _splits(arrays: Arrays, provenance: Provenance, where: str) -> dict[str, SplitPredictions]:
     columns: dict[str, Arrays] = {}
     for name, values in arrays.items():
@@ -333,6 +463,7 @@ def _splits(arrays: Arrays, provenance: Provenance, where: str) -> dict[str, Spl
         raise DataError(f"has different landmarks in its splits ({landmarks})", where=where)
     count = next(iter(landmarks.values()))
     points = (len(provenance.point_names),)
+    copies = next((own["copies"].shape[1:2] for own in columns.values() if "copies" in own), ())
     shapes = {
         "index": (),
         "landmarks": (*count, 2),
@@ -343,6 +474,9 @@ def _splits(arrays: Arrays, provenance: Provenance, where: str) -> dict[str, Spl
         "identity": (),
         "warped": (*count, 2),
         "expected": (*count, 2),
+        "copies": (*copies, *count, 2),
+        "copied_points": (*copies, *points, 2),
+        "copied_visible": (*copies, *points),
     }
     for split, own in columns.items():
         rows = np.shape(own.get("index", 0))

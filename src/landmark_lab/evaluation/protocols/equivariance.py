@@ -93,7 +93,7 @@ class Equivariance(Protocol, name="equivariance"):
     def _read(self, predictions: Predictions) -> tuple[Floats, Floats, Floats]:
         """Landmarks (N, K, 2); errors and those of still landmarks (N, K) in per cent."""
         split = predictions.split(self.split)
-        if split.warped is None or split.expected is None:
+        if split.landmarks.shape[1] == 0 or split.warped is None or split.expected is None:
             raise DataError(
                 f"holds no landmarks of warped images for the split '{self.split}'",
                 where=predictions.source,
