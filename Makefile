@@ -40,7 +40,7 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv and install the locked versions and this package (GPU=1: faiss on the GPU)
 
-demo: $(STAMP) ## train on pictures it draws itself, evaluate, end with pictures
+demo: $(STAMP) ## train on pictures it draws itself, evaluate, end with a report
 	$(BIN)/landmark-lab train experiments/demo.yaml $(ARGS)
 
 test: $(STAMP) ## run the tests
@@ -76,7 +76,8 @@ $(foreach e,$(EXPERIMENTS),$(eval $(call reproduce,$(e))))
 # --universal: one file for every system and Python, by environment markers; --fork-strategy fewest:
 # with one version of a library where possible, so that lint and tests say the same everywhere.
 compile = UV_SYSTEM_CERTS=true UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
-	--fork-strategy fewest --no-annotate --python-version $(firstword $(SUPPORTED)) --extra pretrained --extra dev $(2) \
+	--fork-strategy fewest --no-annotate --python-version $(firstword $(SUPPORTED)) --extra pretrained \
+	--extra worlds --extra export --extra tensorboard --extra dev $(2) \
 	$(ARGS) --output-file $(1) setup.cfg
 
 # Sets $$python, or ends with the reason of every candidate, before anything is downloaded.

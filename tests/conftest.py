@@ -18,3 +18,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets in {folder}; LANDMARK_LAB_DATA names another folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in tests end without a report, which takes seconds, but for the report's own tests."""
+    if "report" not in request.path.parts:
+        monkeypatch.setattr("landmark_lab.experiment.try_report", lambda run: None)

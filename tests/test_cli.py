@@ -33,7 +33,20 @@ SETTINGS: dict[str, Any] = {
     },
     "seeds": [0, 1],
 }
-COMMANDS = ("train", "reproduce", "config", "list", "doctor")
+COMMANDS = (
+    "train",
+    "reproduce",
+    "evaluate",
+    "compare",
+    "predict",
+    "fit-points",
+    "report",
+    "export",
+    "sweep",
+    "config",
+    "list",
+    "doctor",
+)
 
 
 @dataclass
@@ -282,9 +295,19 @@ def test_reproduce_compares_all_rows_and_seeds(cli: Cli, small: Path, calls: lis
         ("k9", 0),
         ("k9", 1),
     ]
-    last = result.out[result.out.rindex("small") :]
+    tables, _, summary_file = result.out.rpartition("summary: ")
+    last = tables[tables.rindex("small") :]
     assert re.search(r"k5 +│ forward_nme │ +7.5 │ +7.5 │ ± 0.707 over 2 seeds .*│ +\+0", last)
     assert re.search(r"k9 +│ forward_nme │ +– │", last)
+    assert summary_file == "runs/small/reproduced-001.json\n"
+    summary = json.loads(Path("runs/small/reproduced-001.json").read_text())
+    assert [(row["row"], row["measured"], row["reported"]) for row in summary["rows"]] == [
+        ("k5", 7.5, 7.5),
+        ("k9", 7.5, None),
+    ]
+    assert summary["rows"][0]["runs"] == ["runs/small/k5/001", "runs/small/k5/002"]
+    cli("reproduce", small, "--row", "k5")
+    assert Path("runs/small/reproduced-002.json").is_file()  # none is overwritten
 
 
 def test_reproduce_one_row(cli: Cli, small: Path, calls: list[Call]) -> None:

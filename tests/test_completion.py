@@ -1,15 +1,18 @@
 """Experiments are checked against what is installed, before anything is loaded."""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from landmark_lab.checkpoint import KEY, Card
 from landmark_lab.completion import complete
 from landmark_lab.config import Experiment, read, save
 from landmark_lab.errors import CheckpointError, ConfigError, LandmarkLabError
+from landmark_lab.files import save_checkpoint
 from tests.test_config import mutated
 
 SETTINGS: dict[str, Any] = {
@@ -83,6 +86,67 @@ def test_a_mistake_is_named_with_its_path(
 def test_a_missing_checkpoint_is_found_at_once(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"stages\.train\.start_from\.checkpoint"):
         complete(experiment(tmp_path, "stages.train.start_from.checkpoint=none.ckpt"))
+
+
+PROBED: dict[str, Any] = {
+    "stages": {
+        "features": {},
+        "probe": {"method": {"name": "virtual_points", "base": {"stage": "features"}, "points": 5}},
+    }
+}
+
+
+def test_a_method_on_another_stage_gets_its_spec_and_its_weights(tmp_path: Path) -> None:
+    found = complete(experiment(tmp_path, **PROBED))
+    probe = found.stages["probe"]
+    assert probe.method["base"] == found.stages["features"].method
+    assert probe.start_from == {"stage": "features", "into": "base"}
+    assert complete(found) == found
+    save(found, tmp_path / "config.yaml")
+    assert complete(read(tmp_path / "config.yaml")).to_mapping() == found.to_mapping()
+
+
+def test_a_method_on_a_checkpoint_gets_the_spec_on_its_card(tmp_path: Path) -> None:
+    below = complete(experiment(tmp_path)).stages["train"].method
+    card = Card(below, {}, 32, None, [], 0, "train")
+    path = tmp_path / "a.ckpt"
+    save_checkpoint({KEY: asdict(card), "state_dict": {}}, path)
+    method = {"name": "nearest", "base": {"checkpoint": str(path)}, "points": 5}
+    found = complete(experiment(tmp_path, method=method))
+    assert found.stages["train"].method["base"] == below
+    assert found.stages["train"].start_from == {"checkpoint": str(path), "into": "base"}
+    save(found, tmp_path / "config.yaml")
+    assert complete(read(tmp_path / "config.yaml")).to_mapping() == found.to_mapping()
+
+
+@pytest.mark.parametrize(
+    ("override", "messages"),
+    [
+        ("base={stage: featres}", ["base.stage: there is no earlier stage", "mean 'features'?"]),
+        ("base={stage: probe}", ["base.stage: there is no earlier stage 'probe'"]),
+        ("base={stage: features, checkpoint: a}", ["base: give either 'stage' or 'checkpoint'"]),
+        ("base={stage: features, landmarks: 3}", ["base.landmarks: unknown key 'landmarks'"]),
+        ("base={stage: 3}", ["base.stage: a text is needed"]),
+        ("base={checkpoint: none.ckpt}", ["base.checkpoint: there is no checkpoint none.ckpt"]),
+        ("base={landmarks: 3}", ["base: the key 'name' is missing: which method?"]),
+    ],
+)
+def test_a_mistake_about_the_method_below_is_named_with_its_path(
+    tmp_path: Path, override: str, messages: list[str]
+) -> None:
+    plain: dict[str, Any] = {"name": "virtual_points", "points": 5}
+    stages = {"features": {}, "probe": {"method": plain}}
+    with pytest.raises(LandmarkLabError) as caught:
+        complete(experiment(tmp_path, f"stages.probe.method.{override}", stages=stages))
+    where, *rest = messages
+    assert str(caught.value).startswith(f"stages.probe.method.{where}")
+    assert all(message in str(caught.value) for message in rest)
+
+
+def test_weights_from_two_places_are_refused(tmp_path: Path) -> None:
+    override = "stages.probe.start_from.stage=features"
+    with pytest.raises(ConfigError, match=r"start_from: the weights already come from stages\.pro"):
+        complete(experiment(tmp_path, override, **PROBED))
 
 
 def test_nothing_is_loaded(tmp_path: Path) -> None:

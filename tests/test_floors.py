@@ -26,16 +26,36 @@ FLOORS = {
         "user_plugins",
     ),
     1: ("geometry", "losses", "clustering", "metrics"),
-    2: ("roles", "data", "optimisation", "checkpoint"),
+    2: ("roles", "data", "optimisation", "checkpoint", "embedding", "probe"),
     3: ("methods", "evaluation"),
-    4: ("experiment", "completion", "runs", "callbacks", "figures", "export"),
+    4: (
+        "experiment",
+        "completion",
+        "runs",
+        "callbacks",
+        "figures",
+        "export",
+        "inference",
+        "loggers",
+        "report",
+        "sweep",
+    ),
     5: ("cli",),
 }
 WINGS = {"methods", "evaluation", "landmark_lab_plugins"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 FLOOR["landmark_lab_plugins"] = 3
 
-OWNED = ("faiss", "albumentations", "wandb", "torchvision", "timm", "matplotlib")
+OWNED = (
+    "faiss",
+    "albumentations",
+    "wandb",
+    "torchvision",
+    "timm",
+    "matplotlib",
+    "jinja2",
+    "pymunk",
+)
 # Functions that import the module that their first argument names.
 IMPORTERS = ("require", "import_module")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -1,18 +1,25 @@
 """Run folders."""
 
 import json
+import os
+import re
+import socket
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from landmark_lab import runs
 from landmark_lab.config import Experiment, Stage, read
 from landmark_lab.errors import RunError
 from landmark_lab.files import write_json
-from landmark_lab.runs import environment, new_run, open_run, process_rank, recorded
+from landmark_lab.runs import environment, in_use, new_run, open_run, process_rank, recorded
 
 STAGE = Stage("train", {"name": "factorized", "landmarks": 5}, {"name": "toy_faces"})
 EXPERIMENT = Experiment("faces", {"train": STAGE}, seed=2)
@@ -94,10 +101,94 @@ def test_the_rank_is_what_the_launcher_says(
     assert process_rank() == rank
 
 
+@pytest.mark.parametrize("key", ["RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"])
+@pytest.mark.parametrize("value", ["first", "", "-1", "1.5"])
+def test_a_rank_that_is_no_number(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(key, value)
+    with pytest.raises(RunError, match=rf"variable {key}: '{value}' is not the number of a proc"):
+        process_rank()
+
+
 def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "faces").write_text("a file")
     with pytest.raises(RunError, match="cannot be made"):
         new_run(tmp_path, EXPERIMENT)
+
+
+# --- one process a folder ------------------------------------------------------------------------
+
+HOLD = (
+    "import sys, time\n"
+    "from pathlib import Path\n"
+    "from landmark_lab.runs import in_use\n"
+    "with in_use(Path(sys.argv[1])):\n"
+    "    print('holding', flush=True)\n"
+    "    time.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works in the folder."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holding\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_in_use_by_another_process_is_refused(
+    tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = re.escape(socket.gethostname())
+    message = rf"{re.escape(str(tmp_path))}: is in use by process {holder.pid} on {host} since "
+    with pytest.raises(RunError, match=message), in_use(tmp_path):
+        pass
+    # The other processes of a launch are not kept out by their first one.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with in_use(tmp_path):
+        pass
+    monkeypatch.delenv("LOCAL_RANK")
+    # A process that is killed leaves its note, but not its lock.
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "running.json").is_file()
+    with in_use(tmp_path):
+        assert json.loads((tmp_path / "running.json").read_text())["process"] == os.getpid()
+    assert not (tmp_path / "running.json").exists()
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="oops"), in_use(tmp_path):
+        raise ValueError("oops")
+    with in_use(tmp_path):
+        # Within one process too.
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()}"), in_use(tmp_path):
+            pass
+        (tmp_path / "running.json").write_text("{")
+        with pytest.raises(RunError, match="in use by another process"), in_use(tmp_path):
+            pass
+
+
+def test_the_workers_of_a_killed_process_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "running.json", {"host": socket.gethostname(), "process": 2**22 + 1})
+    held = FileLock(tmp_path / ".lock", thread_local=False)  # as an orphan would hold it
+    held.acquire()
+    threading.Timer(0.3, held.release).start()
+    with in_use(tmp_path):
+        pass
+
+
+def test_a_disk_that_cannot_lock_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.warns(UserWarning, match="this file system cannot lock"), in_use(tmp_path):
+        pass
 
 
 # --- resuming ------------------------------------------------------------------------------------

@@ -4,19 +4,27 @@ Every plugin, key and value is checked, every default filled in; see ``plugin.ch
 """
 
 import inspect
+import logging
+import typing
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Timer
 
-from landmark_lab.config import Experiment, Stage
+from landmark_lab import checkpoint
+from landmark_lab.callbacks.early_stop import EarlyStopSettings
+from landmark_lab.config import SOURCES, Experiment, Stage, weights_source
 from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import CheckpointError, ConfigError
 from landmark_lab.evaluation import labels
-from landmark_lab.plugin import build, check, check_settings, find
+from landmark_lab.loggers import complete_log
+from landmark_lab.plugin import build, check, check_settings, find, parameters
 from landmark_lab.roles import ImageData, Method, Pairing, Protocol
+from landmark_lab.schema import unsupported, validated, without_none
 
 # Arguments of the trainer that an experiment file may not give, and why.
 _OURS = {
@@ -29,6 +37,16 @@ _OURS = {
     "enable_progress_bar": "a bar is shown on terminals, plain lines elsewhere",
     "enable_model_summary": "the laboratory prints what matters of the method",
 }
+
+# What Lightning finds out too late: zero would divide, or end in an endless loop.
+_LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0,
+          "num_nodes": 1}  # fmt: skip
+# Arguments that depend on the machine, or that change the whole process at once.
+_OF_THE_MACHINE = frozenset(
+    ("accelerator", "strategy", "devices", "num_nodes", "precision", "sync_batchnorm")
+    + ("deterministic", "benchmark", "profiler", "barebones", "max_time")
+)
+_QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 def complete(experiment: Experiment) -> Experiment:
@@ -43,8 +61,11 @@ def complete(experiment: Experiment) -> Experiment:
     )
     protocols = [build(Protocol, spec, f"evaluate[{i}]") for i, spec in enumerate(evaluate)]
     _check_reported(experiment, labels(protocols))
-    stages = {name: _complete(stage) for name, stage in experiment.stages.items()}
-    return replace(experiment, stages=stages, evaluate=evaluate)
+    stages: dict[str, Stage] = {}
+    for name, stage in experiment.stages.items():
+        stages[name] = _complete(_with_base(stage, stages))
+    log = complete_log(experiment.log)
+    return replace(experiment, stages=stages, evaluate=evaluate, log=log)
 
 
 def _complete(stage: Stage) -> Stage:
@@ -61,7 +82,51 @@ def _complete(stage: Stage) -> Stage:
         data=check(ImageData, stage.data, stage.where("data")),
         pairing=pairing,
         loader=check_settings(LoaderSettings, stage.loader, stage.where("loader")),
+        early_stop=_early_stop(stage),
     )
+
+
+def _early_stop(stage: Stage) -> dict[str, Any] | None:
+    if stage.early_stop is None:
+        return None
+    return check_settings(EarlyStopSettings, stage.early_stop, stage.where("early_stop"))
+
+
+def _with_base(stage: Stage, earlier: Mapping[str, Stage]) -> Stage:
+    """A stage whose method stands on another one, ``{stage: NAME}`` or ``{checkpoint: PATH}``.
+
+    The other method's spec is filled in, and its weights become what the stage starts from.
+    """
+    if "name" not in stage.method:
+        return stage
+    cls = find(Method, stage.method["name"], f"{stage.where('method')}.name")
+    for key, parameter in parameters(cls).items():
+        given, where = stage.method.get(key), f"{stage.where('method')}.{key}"
+        if without_none(parameter.annotation)[0] is not Method or not isinstance(given, Mapping):
+            continue
+        if "name" in given or not given.keys() & set(SOURCES):
+            continue
+        for unknown in given.keys() - set(SOURCES):
+            raise ConfigError(
+                f"unknown key '{unknown}'", where=f"{where}.{unknown}", got=unknown, allowed=SOURCES
+            )
+        if stage.start_from is not None:
+            raise ConfigError(
+                f"the weights already come from {where}", where=stage.where("start_from")
+            )
+        source = weights_source(given, where, earlier)
+        if "stage" in source:
+            spec = earlier[source["stage"]].method
+        else:
+            _check_file(source["checkpoint"], where)
+            spec = checkpoint.read(source["checkpoint"])[0].method
+        stage = replace(
+            stage,
+            method={**stage.method, key: spec},
+            start_from={**source, "into": key},
+            own=stage.own | {"start_from"},
+        )
+    return stage
 
 
 def _check_warp(method: Mapping[str, Any], pairing: Mapping[str, Any] | None, stage: Stage) -> None:
@@ -87,14 +152,64 @@ def _check_trainer(trainer: Mapping[str, Any], where: str) -> None:
                 got=str(key),
                 allowed=known.keys() - _OURS.keys(),
             )
+        _check_trainer_value(key, trainer[key], f"{where}.{key}")
+    _check_max_time(trainer.get("max_time"), f"{where}.max_time")
+    _check_trainer_rules(trainer, where)
+
+
+def _check_trainer_value(key: str, value: object, where: str) -> None:
+    """Check a value against the type that Lightning states, where a file can hold such a type."""
+    annotation = inspect.signature(Trainer).parameters[key].annotation
+    if typing.get_origin(annotation) is typing.Union:
+        members = [a for a in typing.get_args(annotation) if unsupported(a) is None]
+        annotation = typing.Union[tuple(members)]  # noqa: UP007 - built at run time
+    validated(annotation, value, where)
+    least = _LEAST.get(key)
+    if least is not None and isinstance(value, int) and value < least:
+        raise ConfigError(
+            f"a whole number of at least {least} is needed, not {value}", where=where
+        )
+
+
+def _check_trainer_rules(trainer: Mapping[str, Any], where: str) -> None:
+    """Have Lightning itself judge what does not depend on the machine; see also ``experiment``."""
+    given = {key: value for key, value in trainer.items() if key not in _OF_THE_MACHINE}
+    told = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    was_disabled, told.disabled = told.disabled, True
+    try:
+        Trainer(**given, accelerator="cpu", devices=1, logger=False, **_QUIET)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"Lightning's Trainer refuses it: {error}", where=where) from error
+    finally:
+        told.disabled = was_disabled
+
+
+def _check_max_time(limit: object, where: str) -> None:
+    """Find out now what Lightning would refuse, and what YAML has made of 12:00:00:00."""
+    try:
+        if isinstance(limit, (str, Mapping)):
+            Timer(limit)  # type: ignore[arg-type]
+            return
+    except (TypeError, ValueError, MisconfigurationException):
+        pass
+    if limit is not None:
+        raise ConfigError(
+            f"is no time limit: {limit!r}",
+            where=where,
+            allowed="units, as in {hours: 2, minutes: 30}, or a quoted text 'DD:HH:MM:SS'",
+            hint=f"on the command line: {where}.hours=2",
+        )
 
 
 def _check_start(stage: Stage) -> None:
     path = (stage.start_from or {}).get("checkpoint")
-    if path is not None and not Path(path).is_file():
-        raise CheckpointError(
-            f"there is no checkpoint {path}", where=f"{stage.where('start_from')}.checkpoint"
-        )
+    if path is not None:
+        _check_file(path, stage.where("start_from"))
+
+
+def _check_file(path: str, where: str) -> None:
+    if not Path(path).is_file():
+        raise CheckpointError(f"there is no checkpoint {path}", where=f"{where}.checkpoint")
 
 
 def _check_reported(experiment: Experiment, results: list[str]) -> None:

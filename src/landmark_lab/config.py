@@ -28,7 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 from landmark_lab.errors import ConfigError, nearest
 from landmark_lab.files import write_text
 
-COMMON = ("data", "pairing", "loader", "method", "trainer", "save_every")
+COMMON = ("data", "pairing", "loader", "method", "trainer", "early_stop", "save_every")
+SOURCES = ("stage", "checkpoint")
 _STAGE = (*COMMON, "start_from", "freeze")
 _TOP = (
     "name",
@@ -38,11 +39,14 @@ _TOP = (
     *COMMON,
     "stages",
     "evaluate",
+    "log",
     "rows",
     "seeds",
     "reported",
 )
 _ONLY_STAGE = "train"
+# Settings are nested about five deep; far below where Python would give up.
+_DEEPEST = 50
 # Names become folders.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 
@@ -59,8 +63,10 @@ class Stage:
         pairing: a spec, or None.
         loader: settings of ``data.sampling.LoaderSettings``.
         trainer: arguments of ``pytorch_lightning.Trainer``.
-        start_from: ``{stage | checkpoint, parts, except}``, or None.
+        start_from: ``{stage | checkpoint, parts, except, into}``, or None; with ``into`` it is the
+            part of that name, a method itself, that takes the weights.
         freeze: parts of the method that are not trained.
+        early_stop: settings of ``callbacks.early_stop.EarlyStopSettings``, or None.
         save_every: steps between two checkpoints within an epoch.
         own: the sections that the stage states itself; the others are the common ones.
     """
@@ -73,6 +79,7 @@ class Stage:
     trainer: Plain = field(default_factory=dict)
     start_from: Plain | None = None
     freeze: tuple[str, ...] = ()
+    early_stop: Plain | None = None
     save_every: int = 500
     own: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -102,6 +109,7 @@ class Experiment:
         name: by default the file's name without its suffix.
         stages: in order, by name.
         evaluate: specs of protocols.
+        log: settings of ``loggers.LogSettings``.
         row: the chosen row, if any.
         summary: one line.
         seed: of all random draws.
@@ -113,6 +121,7 @@ class Experiment:
     name: str
     stages: dict[str, Stage]
     evaluate: tuple[Plain, ...] = ()
+    log: Plain = field(default_factory=dict)
     row: str | None = None
     summary: str = ""
     seed: int = 0
@@ -130,19 +139,20 @@ class Experiment:
         else:
             mapping["stages"] = stages
         mapping["evaluate"] = list(self.evaluate)
+        mapping["log"] = self.log
         mapping["reported"] = self.reported
         if self.row is None:
             rows = self.rows.items()
             mapping["rows"] = {k: {"set": r.set, "reported": r.reported} for k, r in rows}
-        optional = ("row", "summary", "seeds", "reported", "rows")
+        optional = ("row", "summary", "seeds", "log", "reported", "rows")
         kept = {k: v for k, v in mapping.items() if v or k not in optional}
         return copy.deepcopy(kept)
 
 
 def _stage_mapping(stage: Stage) -> Plain:
     values = {key: getattr(stage, key) for key in _STAGE}
-    values["freeze"] = list(stage.freeze)
-    return {k: v for k, v in values.items() if v or k not in ("pairing", "start_from", "freeze")}
+    values["freeze"] = list(stage.freeze) or None
+    return {k: v for k, v in values.items() if v is not None}
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -177,7 +187,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), row: str | None = None
         document = _apply(document, [(_keys(key), value) for key, value in changes.items()])
     document = _apply(document, parsed)
     _check_keys(document, _TOP, "")
-    return _experiment(_resolved(document), path.stem, row)
+    return _experiment(_resolved(document, str(path)), path.stem, row)
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
@@ -191,6 +201,10 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not keys:
         raise ConfigError(
             "is not an override", where=f"'{text}'", allowed="key=value, for example seed=1"
+        )
+    if len(keys) > _DEEPEST:
+        raise ConfigError(
+            "is nested too deeply", where=f"'{text[:60]}...'", allowed=f"{_DEEPEST} keys"
         )
     if keys[0] in ("rows", "row"):
         raise ConfigError("a row is chosen by --row", where=f"'{text}'")
@@ -241,15 +255,15 @@ def _load(path: Path) -> Plain:
     return document  # type: ignore[return-value]
 
 
-def _resolved(document: Plain) -> Plain:
-    """The document with its interpolations ``${...}`` replaced."""
+def _resolved(document: Plain, source: str) -> Plain:
+    """The document with its interpolations ``${...}`` replaced; ``source`` is for messages."""
     try:
         resolved = OmegaConf.to_container(
             OmegaConf.create(document), resolve=True, throw_on_missing=True
         )
     except (OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(
-            _first_line(error), where=getattr(error, "full_key", None) or None
+            _first_line(error), where=getattr(error, "full_key", None) or source
         ) from error
     _check_plain(resolved, "")
     return resolved  # type: ignore[return-value]
@@ -267,6 +281,8 @@ def _check_plain(value: Any, where: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -336,6 +352,7 @@ def _experiment(document: Plain, stem: str, row: str | None) -> Experiment:
         name=_check_name(name, "name"),
         stages=stages,
         evaluate=tuple(_spec(spec, f"evaluate[{i}]") for i, spec in enumerate(evaluate)),
+        log=_mapping(document.get("log"), "log"),
         row=row,
         summary=_optional_text(document.get("summary"), "summary") or "",
         seed=_whole(document.get("seed", 0), "seed"),
@@ -361,6 +378,8 @@ def _stage(name: str, own: Plain, common: Plain, earlier: Mapping[str, Stage]) -
         merged["pairing"] = _spec(merged["pairing"], stage.where("pairing"))
     for key in ("loader", "trainer"):
         merged[key] = _mapping(merged.get(key), stage.where(key))
+    if merged.get("early_stop") is not None:
+        merged["early_stop"] = _mapping(merged["early_stop"], stage.where("early_stop"))
     default = {f.name: f.default for f in fields(Stage)}["save_every"]
     where = stage.where("save_every")
     merged["save_every"] = _whole(merged.get("save_every", default), where, least=1)
@@ -377,20 +396,37 @@ def _stage(name: str, own: Plain, common: Plain, earlier: Mapping[str, Stage]) -
 def _start_from(value: Any, stage: str, earlier: Mapping[str, Stage]) -> Plain:
     where = f"{stage}.start_from"
     start = _mapping(value, where)
-    _check_keys(start, ("stage", "checkpoint", "parts", "except"), where)
-    sources = [key for key in ("stage", "checkpoint") if start.get(key) is not None]
-    if len(sources) != 1:
+    _check_keys(start, (*SOURCES, "parts", "except", "into"), where)
+    source = weights_source(start, where, earlier)
+    lists = {key: list(_texts(start.get(key), f"{where}.{key}")) for key in ("parts", "except")}
+    into = _optional_text(start.get("into"), f"{where}.into")
+    kept = {key: names for key, names in lists.items() if names}
+    return source | kept | ({} if into is None else {"into": into})
+
+
+def weights_source(value: Mapping[str, Any], where: str, earlier: Mapping[str, Any]) -> Plain:
+    """Where weights come from: ``{stage: NAME}`` or ``{checkpoint: PATH}``.
+
+    Args:
+        value: holds exactly one of the two keys.
+        where: its path, for messages.
+        earlier: the stages before this one, by name.
+
+    Raises:
+        ConfigError: both keys or none, or no such stage.
+    """
+    keys = [key for key in SOURCES if value.get(key) is not None]
+    if len(keys) != 1:
         raise ConfigError("give either 'stage' or 'checkpoint'", where=where)
-    source = _optional_text(start[sources[0]], f"{where}.{sources[0]}")
-    if sources == ["stage"] and source not in earlier:
+    source = _optional_text(value[keys[0]], f"{where}.{keys[0]}")
+    if keys == ["stage"] and source not in earlier:
         raise ConfigError(
             f"there is no earlier stage '{source}'",
             where=f"{where}.stage",
             got=source,
             allowed=earlier,
         )
-    lists = {key: list(_texts(start.get(key), f"{where}.{key}")) for key in ("parts", "except")}
-    return {sources[0]: source, **{key: names for key, names in lists.items() if names}}
+    return {keys[0]: source}
 
 
 def _row(name: str, content: Any) -> Row:
@@ -433,7 +469,7 @@ def _check_keys(mapping: Mapping[str, Any], allowed: Sequence[str], where: str) 
         if key not in allowed:
             raise ConfigError(
                 f"unknown key '{key}'",
-                where=f"{where}.{key}" if where else str(key),
+                where=f"{where}.{key}" if where else f"{key}" or "''",
                 got=str(key),
                 allowed=allowed,
             )

@@ -10,6 +10,8 @@ Lightning does the running; this file puts the parts together and says which fil
     RUN/predictions/*.npz           landmarks and matches, see evaluation/predictions.py
     RUN/results.json                scores
     RUN/figures/*.png               pictures
+    RUN/report.html                 all of this on one page, see report/
+    RUN/figures/training/*.png      the landmarks in the course of the training
 """
 
 import logging
@@ -20,28 +22,53 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
 from landmark_lab import checkpoint
-from landmark_lab.callbacks.csv_log import CsvLog
+from landmark_lab.callbacks.csv_log import CsvLog, column
+from landmark_lab.callbacks.early_stop import EarlyStop, EarlyStopSettings
+from landmark_lab.callbacks.embedding_health import EmbeddingHealth
+from landmark_lab.callbacks.estimate import Estimate
 from landmark_lab.callbacks.health import CRITERION, Health
+from landmark_lab.callbacks.pictures import Pictures
 from landmark_lab.callbacks.plain_progress import PlainProgress
 from landmark_lab.callbacks.saving import SaveLast, WriteCard
+from landmark_lab.callbacks.schedule_check import ScheduleCheck
 from landmark_lab.completion import complete
 from landmark_lab.config import Experiment, Stage
-from landmark_lab.data.sampling import LoaderSettings
+from landmark_lab.data.exports import Exports
+from landmark_lab.data.sampling import EpochSampler, LoaderSettings
 from landmark_lab.errors import CheckpointError, ConfigError, DataError, LandmarkLabError
 from landmark_lab.evaluation import evaluate, export, labels, table
+from landmark_lab.evaluation.augmentation import REGRESSOR_WARPS
+from landmark_lab.evaluation.predictions import unmet
 from landmark_lab.figures import contact_sheet
 from landmark_lab.files import write_json
 from landmark_lab.geometry.points import to_pixels
+from landmark_lab.loggers import RunLog, flat
 from landmark_lab.plugin import build, build_settings
-from landmark_lab.roles import ImageData, Landmarks, Method, Pairing, Protocol
-from landmark_lab.runs import new_run, open_run, process_rank
+from landmark_lab.report import try_report
+from landmark_lab.roles import (
+    Embedding,
+    ImageData,
+    Landmarks,
+    Method,
+    Pairing,
+    Protocol,
+    Split,
+    WarpGenerator,
+    limited,
+)
+from landmark_lab.runs import in_use, new_run, note_command, open_run, process_rank, recorded
 from landmark_lab.seeding import seed_of
+
+# Of the trainer's arguments, those that say how long it trains; and its epochs without any.
+_LENGTH = ("max_epochs", "max_steps", "max_time")
+_EPOCHS = 1000
 
 
 def run(
@@ -64,32 +91,58 @@ def run(
         The run folder.
 
     Raises:
-        LandmarkLabError: any bad input; nothing already computed is lost.
+        LandmarkLabError: any bad input, or another process uses the run folder; nothing already
+            computed is lost.
     """
     experiment = complete(experiment)
+    log = RunLog(experiment)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     stages: dict[str, _Stage] = {}
     for name, stage in experiment.stages.items():
         stages[name] = _Stage(stage, experiment.seed)
         stages[name].check(stages)
-    _check_evaluation(experiment, list(stages.values())[-1].method)
+    _check_evaluation(experiment, list(stages.values())[-1])
     folder = open_run(resume, experiment) if resume else new_run(root, experiment, command)
-    for one in stages.values():
-        if not one.done(folder).is_file():
-            one.fit(folder, callbacks)
-    if process_rank() == 0:
-        _evaluate(list(stages.values())[-1], experiment, folder)
+    with in_use(folder), log.open(folder):
+        if resume:
+            note_command(folder, command)
+        _train(list(stages.values()), folder, callbacks, log)
+        if process_rank() == 0:
+            try:
+                _evaluate(list(stages.values())[-1], experiment, folder, log)
+            finally:
+                try_report(folder)
     if torch.distributed.is_initialized():
         # Nobody starts the next run, or ends, while the first process still evaluates.
         torch.distributed.barrier()
     return folder
 
 
-def _check_evaluation(experiment: Experiment, method: Method) -> None:
-    if experiment.evaluate and not isinstance(method, Landmarks):
-        raise ConfigError(
-            f"the method '{method.plugin_name}' finds no landmarks to evaluate", where="evaluate"
-        )
+def _train(
+    stages: Sequence["_Stage"], folder: Path, callbacks: Sequence[Callback], log: RunLog
+) -> None:
+    """Train the stages that are not finished."""
+    steps = 0
+    for number, stage in enumerate(stages):
+        later = stages[number + 1 :]
+        if not stage.finished(folder, last=not later):
+            stage.fit(folder, callbacks, log, steps, later)
+        steps += int(checkpoint.read(stage.done(folder))[1]["global_step"])
+    if process_rank() == 0:
+        log.results(stages[-1].criterion(folder))
+
+
+def _check_evaluation(experiment: Experiment, stage: "_Stage") -> None:
+    """Find out now what a protocol will lack of the last stage's method and data."""
+    for i, spec in enumerate(experiment.evaluate):
+        where = f"evaluate[{i}]"
+        protocol = build(Protocol, spec, where)
+        problem = unmet(stage.method, stage.data, protocol.exports, _LIMITS)
+        if problem is not None:
+            raise ConfigError(f"'{protocol.plugin_name}' cannot be scored: {problem}", where=where)
+        protocol.check_data(stage.data)
+    if experiment.evaluate:
+        stage.data.images("test").check_readable(_LIMITS["test"])
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
@@ -107,7 +160,7 @@ class _Stage:
         self.method = self.new_method()
         self.pairing = build(Pairing, stage.pairing, stage.where("pairing"))
         self.loader = build_settings(LoaderSettings, stage.loader, stage.where("loader"))
-        self.data.prepare_training(self.pairing, self.loader, seed)
+        self.data.prepare_training(self.pairing, self.loader, seed, self.method)
 
     def check(self, stages: Mapping[str, "_Stage"]) -> None:
         """Find out now, and not after hours of an earlier stage, what cannot work.
@@ -116,9 +169,12 @@ class _Stage:
             stages: this one and the earlier ones.
         """
         self.method.check_size(self.data.size)
+        self.method.check_pairs(self.pairing, self.loader)
+        self.method.check_points(self.data.point_names)
         self.method.freeze_parts(self.stage.freeze)
         if not len(self.data.images("train")):
             raise DataError("there are no images to train on", where=self.stage.where("data"))
+        self.data.training_rows()
         monitor = getattr(self.method.schedule, "monitor", "")
         if monitor.startswith("val/") and not len(self.data.images("val")):
             raise ConfigError(
@@ -126,11 +182,38 @@ class _Stage:
                 where=f"{self.stage.where('method')}.schedule",
                 hint="choose another schedule, or give the data a validation split",
             )
+        self._check_early_stop()
+        # Images to train on are met in the first epoch; these only after it.
+        self.data.images("val").check_readable()
         start = self.stage.start_from or {}
         if "stage" in start:
             self._load(stages[start["stage"]].method.state_dict(), self.stage.where("start_from"))
         elif "checkpoint" in start:
             self._load(checkpoint.read(start["checkpoint"])[1]["state_dict"], start["checkpoint"])
+        elif self._bases():
+            rank_zero_warn(
+                f"{self.stage.where('method')}: the part '{next(iter(self._bases()))}' has random "
+                "weights; give it as {stage: NAME} or {checkpoint: PATH} if it was trained"
+            )
+
+    def _check_early_stop(self) -> None:
+        if self.stage.early_stop is None:
+            return
+        where = self.stage.where("early_stop")
+        if not len(self.data.images("val")):
+            raise ConfigError("there are no validation images to stop by", where=where)
+        if self.stage.early_stop["monitor"] == CRITERION and not self._judged():
+            raise ConfigError(
+                f"the method '{self.method.plugin_name}' has no label-free criterion",
+                where=f"{where}.monitor",
+                hint="for example monitor: val/loss",
+            )
+
+    def _judged(self) -> bool:
+        """Whether checkpoints are judged by the label-free criterion."""
+        validates = len(self.data.images("val")) > 0
+        known = isinstance(self.method, Landmarks | Embedding)
+        return validates and known and "points" not in self.method.needs
 
     def new_method(self) -> Method:
         """The untrained method: its weights are a function of the seed and the stage."""
@@ -147,18 +230,75 @@ class _Stage:
 
     def best(self, folder: Path) -> Path:
         """The best checkpoint by the label-free criterion, or the last where there is none."""
-        best = self.checkpoints(folder) / "best.ckpt"
-        return best if best.is_file() else self.done(folder)
+        return _best(self.checkpoints(folder))
 
-    def fit(self, folder: Path, callbacks: Sequence[Callback]) -> None:
-        """Train the stage, from where an earlier attempt stopped."""
+    def finished(self, folder: Path, last: bool) -> bool:
+        """Whether nothing is left to train.
+
+        A finished run is trained on where it is resumed with another length; but not a stage on
+        which a later one was built.
+        """
+        if not self.done(folder).is_file():
+            return False
+        before = recorded(folder).stages[self.stage.name]
+        same = before.early_stop == self.stage.early_stop and all(
+            before.trainer.get(key) == self.stage.trainer.get(key) for key in _LENGTH
+        )
+        if not same and not last:
+            rank_zero_warn(
+                f"{self.stage.where('trainer')}: the stage '{self.stage.name}' has finished and "
+                "stays as it is, because a later stage stands on it"
+            )
+        return same or not last
+
+    def planned_steps(self, processes: int) -> int | None:
+        """Steps of the whole stage on so many processes, or None where it has no limit."""
+        trainer = self.stage.trainer
+        images, size = len(self.data.images("train")), self.loader.batch_size
+        batches = limited(
+            len(EpochSampler(images, size, 0, 0, processes)), trainer.get("limit_train_batches")
+        )
+        per_epoch = max(1, -(-batches // trainer.get("accumulate_grad_batches", 1)))
+        epochs, most = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+        if epochs is None and most < 0:
+            epochs = _EPOCHS
+        limits = [per_epoch * epochs] if epochs is not None and epochs >= 0 else []
+        return min([*limits, most] if most >= 0 else limits, default=None)
+
+    def criterion(self, folder: Path) -> dict[str, float]:
+        """The label-free criterion of the best checkpoint, where there is one."""
+        values = column(self.log_file(folder), CRITERION) if self._judged() else []
+        return {CRITERION: min(values)} if values else {}
+
+    def log_file(self, folder: Path) -> Path:
+        return folder / "metrics" / f"{self.stage.name}.csv"
+
+    def fit(
+        self,
+        folder: Path,
+        callbacks: Sequence[Callback],
+        log: RunLog,
+        first_step: int,
+        later: Sequence["_Stage"],
+    ) -> None:
+        """Train the stage, from where an earlier attempt stopped.
+
+        Args:
+            folder: the run folder.
+            callbacks: besides the laboratory's own.
+            log: the loggers besides the CSV table.
+            first_step: steps of the stages before.
+            later: the stages that follow.
+        """
         last = self.checkpoints(folder) / "last.ckpt"
         resume = last if last.is_file() else None
         until = None
         if resume is None:
             start = self.stage.start_from or {}
             if "stage" in start:
-                earlier = self.checkpoints(folder).parent / start["stage"] / "done.ckpt"
+                checkpoints = self.checkpoints(folder).parent / start["stage"]
+                # What stands on another method looks at what an evaluation would look at.
+                earlier = _best(checkpoints) if "into" in start else checkpoints / "done.ckpt"
                 self._load(checkpoint.read(earlier)[1]["state_dict"], earlier)
         else:
             card, content = checkpoint.read(resume)
@@ -169,12 +309,16 @@ class _Stage:
                 )
             until = int(content["global_step"])
             rank_zero_info(f"continuing stage '{self.stage.name}' from step {until}")
-        trainer = Trainer(
+        trainer = _new_trainer(
+            self.stage.where("trainer"),
             **{"log_every_n_steps": 10, **self.stage.trainer},
             default_root_dir=folder,
-            logger=CsvLog(folder / "metrics" / f"{self.stage.name}.csv", until),
+            logger=[
+                CsvLog(self.log_file(folder), until),
+                *log.stage(self.stage.name, first_step, until),
+            ],
             plugins=[checkpoint.SafeCheckpointIO()],
-            callbacks=[*self._callbacks(folder), *callbacks],
+            callbacks=[*self._callbacks(folder, log, later, resumed=until is not None), *callbacks],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             enable_progress_bar=sys.stderr.isatty(),
@@ -185,34 +329,83 @@ class _Stage:
             raise KeyboardInterrupt
         trainer.save_checkpoint(self.done(folder), weights_only=False)
 
-    def _callbacks(self, folder: Path) -> Iterator[Callback]:
+    def _callbacks(
+        self, folder: Path, log: RunLog, later: Sequence["_Stage"], resumed: bool
+    ) -> Iterator[Callback]:
         yield WriteCard(checkpoint.card(self.method, self.data, self.seed, self.stage.name))
         if not sys.stderr.isatty():
             yield PlainProgress()
-        validates = len(self.data.images("val")) > 0
-        if validates and isinstance(self.method, Landmarks):
-            yield Health()
+        if resumed:
+            yield ScheduleCheck(f"{self.stage.where('method')}.schedule")
+        if self._judged():
+            yield Health() if isinstance(self.method, Landmarks) else EmbeddingHealth()
             yield ModelCheckpoint(
                 dirpath=self.checkpoints(folder),
                 filename="best",
                 monitor=CRITERION,
                 enable_version_counter=False,
             )
+        if self.stage.early_stop is not None:
+            where = self.stage.where("early_stop")
+            stop = build_settings(EarlyStopSettings, self.stage.early_stop, where)
+            yield EarlyStop(stop, where)
+        pictures, shown = log.settings.pictures, self.data.images("val")
+        if pictures is not None and len(shown) and isinstance(self.method, Landmarks):
+            yield Pictures(shown, pictures, folder / "figures" / "training", self.stage.name)
+        exported = sum(min(n, len(self.data.images(s))) for s, n in _LIMITS.items())
+        yield Estimate(
+            folder,
+            self.stage.name,
+            {stage.stage.name: stage.planned_steps for stage in later},
+            picture=0 if pictures is None else pictures.bytes,
+            results=2 * exported * _EXPORTED_BYTES,
+        )
         yield SaveLast(self.checkpoints(folder) / "last.ckpt", self.stage.save_every)
 
     def _load(self, state: Mapping[str, Any], path: str | Path) -> None:
         """Copy the parts of another method that ``start_from`` names."""
         start = self.stage.start_from or {}
         parts, without = tuple(start.get("parts", ())), tuple(start.get("except", ()))
-        checkpoint.load_weights(self.method, state, path, parts, without)
+        method = self.method
+        if "into" in start:
+            bases = self._bases()
+            if start["into"] not in bases:
+                raise ConfigError(
+                    f"the method '{method.plugin_name}' stands on no method '{start['into']}'",
+                    where=f"{self.stage.where('start_from')}.into",
+                    got=start["into"],
+                    allowed=bases,
+                )
+            method = bases[start["into"]]
+        checkpoint.load_weights(method, state, path, parts, without)
+
+    def _bases(self) -> dict[str, Method]:
+        """The parts of the method that are methods themselves."""
+        parts = self.method.named_children()
+        return {name: part for name, part in parts if isinstance(part, Method)}
+
+
+def _new_trainer(where: str, **arguments: Any) -> Trainer:
+    """Lightning's trainer; what it refuses on this machine is a mistake of the configuration."""
+    try:
+        return Trainer(**arguments)
+    except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"Lightning's Trainer refuses it: {error}", where=where) from error
+
+
+def _best(checkpoints: Path) -> Path:
+    """The best checkpoint of a stage, or the last where there is no best one."""
+    best = checkpoints / "best.ckpt"
+    return best if best.is_file() else checkpoints / "done.ckpt"
 
 
 # Enough for a regressor and an interval; data that draws itself has no end.
-_LIMITS = {"train": 4000, "test": 2000}
+_LIMITS: dict[Split, int] = {"train": 4000, "test": 2000}
+_EXPORTED_BYTES = 1000  # of an image, about
 _SHOWN = 24
 
 
-def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
+def _evaluate(stage: _Stage, experiment: Experiment, folder: Path, log: RunLog) -> None:
     """Export the predictions of the last stage's best checkpoint, score them, draw them."""
     if not experiment.evaluate:
         return
@@ -228,11 +421,17 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
         "device": device,
         "warps": getattr(stage.pairing, "warps", None),
     }
+    protocols = [build(Protocol, spec, "evaluate") for spec in experiment.evaluate]
+    exports = Exports.union(protocol.exports for protocol in protocols)
+    shared["matches"] = exports.matches
+    if exports.copies:
+        augmentation = build(WarpGenerator, REGRESSOR_WARPS, "evaluate")
+        shared |= {"augmentation": augmentation, "copies": exports.copies}
     predictions = folder / "predictions"
     found = export(method, stage.data, predictions / "best.npz", checkpoint=best, **shared)
     untrained = export(stage.new_method(), stage.data, predictions / "untrained.npz", **shared)
-    protocols = [build(Protocol, spec, "evaluate") for spec in experiment.evaluate]
-    _draw(method, stage.data, folder / "figures" / "landmarks.png")
+    if isinstance(method, Landmarks):
+        _draw(method, stage.data, folder / "figures" / "landmarks.png")
     scores: dict[str, Any] = {}
     failed: list[LandmarkLabError] = []
     for label, protocol in zip(labels(protocols), protocols, strict=True):
@@ -244,6 +443,7 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
             failed.append(error)
     results = {"protocols": scores, "reported": experiment.reported}
     write_json(folder / "results.json", results)
+    log.results(flat(scores))
     Console().print(table(results))
     if failed:
         raise failed[0]
@@ -252,7 +452,7 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path) -> None:
 @torch.no_grad()
 def _draw(method: Method, data: ImageData, path: Path) -> None:
     """The landmarks found on some images that were not trained on."""
-    assert isinstance(method, Landmarks)  # checked before the training
+    assert isinstance(method, Landmarks)
     images = data.images("test")
     step = max(1, len(images) // _SHOWN)
     shown = [images[i]["image"] for i in range(0, len(images), step)][:_SHOWN]

@@ -1,7 +1,8 @@
 """Run folders: numbered, never overwritten, with everything needed to understand and repeat a run.
 
 ``ROOT/EXPERIMENT[/ROW]/NNN`` holds from the start the resolved configuration (``config.yaml``), the
-command (``command.txt``) and the versions of everything (``environment.json``).
+command (``command.txt``) and the versions of everything (``environment.json``). While a process
+works in it, it is locked and ``running.json`` says by whom.
 """
 
 import importlib.metadata
@@ -9,20 +10,30 @@ import json
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from landmark_lab import __version__
 from landmark_lab.config import Experiment, differences, read, save
-from landmark_lab.errors import RunError
-from landmark_lab.files import write_json, write_text
+from landmark_lab.errors import LandmarkLabError, RunError
+from landmark_lab.files import read_json, write_json, write_text
 
 CONFIG = "config.yaml"
+COMMAND = "command.txt"
 ENVIRONMENT = "environment.json"
+_HOLDER = "running.json"
+# Loading processes outlive one that is killed for a few seconds, and hold what it held.
+_ORPHANS = 30.0
 _LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -59,9 +70,10 @@ def new_run(root: Path, experiment: Experiment, command: Sequence[str] = ()) -> 
         return _made_by_rank_zero(parent, launch)
     folder = _numbered(parent)
     save(experiment, folder / CONFIG)
-    write_text(folder / "command.txt", shlex.join(command) + "\n")
+    write_text(folder / COMMAND, shlex.join(command) + "\n")
     # Written last: the other processes wait for it.
-    write_json(folder / ENVIRONMENT, {**environment(), "launch": launch})
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / ENVIRONMENT, {**environment(), "started": started, "launch": launch})
     return folder
 
 
@@ -94,6 +106,77 @@ def open_run(path: Path, experiment: Experiment | None = None) -> Path:
                 hint="start a new run instead",
             )
     return path
+
+
+def note_command(folder: Path, command: Sequence[str]) -> None:
+    """Add the command line that continues a run to those that made it."""
+    file = folder / COMMAND
+    before = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if command and process_rank() == 0:
+        write_text(file, f"{before}{shlex.join(command)}\n")
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this process and the others of its launch.
+
+    The operating system holds the lock, so a process that dies, however it dies, gives it back.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        RunError: another process works in it; the message names it.
+    """
+    if process_rank():
+        yield  # the first process holds the lock for all
+        return
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0 if _holder_lives(folder) else _ORPHANS)
+    except Timeout as error:
+        raise RunError(
+            f"is in use by {_holder(folder)}",
+            where=str(folder),
+            hint="wait until it ends, stop it, or start a new run",
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(
+            f"{folder}: this file system cannot lock ({error}); let only one process use the run",
+            stacklevel=2,
+        )
+        yield
+        return
+    try:
+        me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.ctime()}
+        write_json(folder / _HOLDER, me)
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder_lives(folder: Path) -> bool:
+    """Whether the process that ``running.json`` names may still be running."""
+    if not (folder / _HOLDER).is_file():
+        return True  # it has just started, or just ended
+    try:
+        holder = read_json(folder / _HOLDER)
+        if holder["host"] == socket.gethostname():
+            os.kill(int(holder["process"]), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, LandmarkLabError, KeyError, TypeError, ValueError):
+        pass  # of another user, or ended in between
+    return True
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = read_json(folder / _HOLDER)
+        return f"process {holder['process']} on {holder['host']} since {holder['since']}"
+    except (LandmarkLabError, KeyError, TypeError):
+        return "another process"
 
 
 def recorded(path: Path) -> Experiment:
@@ -157,9 +240,21 @@ def _numbered(parent: Path) -> Path:
 
 
 def process_rank() -> int:
-    """The number of this process among those of a distributed run, as its launcher says."""
+    """The number of this process among those of a distributed run, as its launcher says.
+
+    Raises:
+        RunError: a launcher's environment variable holds no number.
+    """
     for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"):
-        if key in os.environ and (rank := int(os.environ[key])):
+        value = os.environ.get(key, "0")
+        if not value.strip().isdecimal():
+            raise RunError(
+                f"'{value}' is not the number of a process",
+                where=f"the environment variable {key}",
+                allowed="a whole number from 0, as torchrun, SLURM or Lightning set it",
+                hint=f"if you use none of them: unset {key}",
+            )
+        if rank := int(value):
             return rank
     return 0
 

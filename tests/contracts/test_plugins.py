@@ -25,6 +25,8 @@ from landmark_lab.plugin import (
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "folder"): {"root": "FOLDER"},
     ("schedule", "steps"): {"epochs": [1, 2]},
+    ("method", "virtual_points"): {"base": "factorized", "points": 5},
+    ("method", "nearest"): {"base": "dense", "points": 5},
 }
 
 OURS = ("landmark_lab.", "landmark_lab_plugins.")
@@ -50,6 +52,12 @@ def spec(cls: type[Plugin], tmp_path: Path) -> dict[str, Any]:
 
 def role_of(cls: type[Plugin]) -> type[Plugin]:
     return roles()[cls.role]
+
+
+def texts(cls: type[Plugin], key: str) -> list[str]:
+    """Its docstring, and those of the bases whose field a parameter of a dataclass is."""
+    bases = [base for base in cls.__mro__ if key in inspect.get_annotations(base)]
+    return [inspect.getdoc(one) or "" for one in (cls, *bases)]
 
 
 def test_every_plugin_module_can_be_imported() -> None:
@@ -96,8 +104,11 @@ def test_it_is_documented(cls: type[Plugin]) -> None:
     first = summary(cls)
     assert first.endswith(".")
     assert len(first) <= 100, "the summary is printed on one line"
-    text = inspect.getdoc(cls) or ""
-    missing = [key for key in parameters(cls) if f"{key}:" not in text and f"{key}," not in text]
+    missing = [
+        key
+        for key in parameters(cls)
+        if not any(f"{key}:" in text or f"{key}," in text for text in texts(cls, key))
+    ]
     assert missing == [], "parameters that the docstring does not explain"
 
 

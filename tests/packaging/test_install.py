@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {"landmark_lab": ROOT / "src/landmark_lab", "landmark_lab_plugins": ROOT / "plugins"}
+OPTIONAL = ("pretrained", "worlds", "export", "tensorboard")
 LOCKS = {"cpu": ROOT / "requirements.lock", "gpu": ROOT / "requirements-gpu.lock"}
 
 
@@ -108,7 +109,7 @@ def test_lock_file_holds_one_exact_version_of_every_requirement(faiss: str) -> N
     versions = {name: [] for name in map(canonicalize_name, (line.name for line in lock))}
     for line in lock:
         versions[canonicalize_name(line.name)].append(next(iter(line.specifier)).version)
-    for wanted in requirements(faiss, "pretrained", "dev"):
+    for wanted in requirements(faiss, *OPTIONAL, "dev"):
         pins = versions.get(canonicalize_name(wanted.name), [])
         assert pins, f"{wanted.name} is not in {LOCKS[faiss].name}: run make lock"
         assert all(pin in wanted.specifier for pin in pins), f"{wanted}: {pins}; run make lock"
@@ -131,8 +132,8 @@ def test_lock_files_agree() -> None:
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (["src", "plugins"], ["cpu", "pretrained"]),
-        (["tests", "benchmarks"], ["cpu", "pretrained", "dev"]),
+        (["src", "plugins"], ["cpu", *OPTIONAL]),
+        (["tests", "benchmarks"], ["cpu", *OPTIONAL, "dev"]),
     ],
 )
 def test_imported_libraries_are_declared(folders: list[str], extras: list[str]) -> None:
@@ -194,7 +195,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE)) == {
         "cpu",
         "gpu",
-        "pretrained",
+        *OPTIONAL,
         "dev",
     }
     assert not re.search(r"Requires-Dist: faiss-cpu[^;]*$", metadata, re.MULTILINE)
@@ -275,7 +276,8 @@ def test_pip_install_at_both_ends(version: str, end: str, torch: str, tmp_path: 
     tree, venv = copy_of_tree(tmp_path / "tree"), tmp_path / "venv"
     python = venv / "bin/python"
     run(interpreter(version), "-m", "venv", venv)
-    libraries = ["-r", tree / "setup.cfg", "--extra", "cpu", "--extra", "pretrained"]
+    extras = [text for extra in ("cpu", *OPTIONAL) for text in ("--extra", extra)]
+    libraries = ["-r", tree / "setup.cfg", *extras]
     chosen = ["--python", python, "--resolution", end]
     run(uv(), "pip", "install", *chosen, *libraries, UV_SYSTEM_CERTS="true")
     assert run(python, "-c", "import torch; print(torch.__version__)").startswith(torch)

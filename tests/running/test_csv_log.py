@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from landmark_lab.callbacks.csv_log import CsvLog
+from landmark_lab.callbacks.csv_log import CsvLog, column
 from landmark_lab.errors import RunError
 
 
@@ -47,6 +47,17 @@ def test_rows_behind_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     write(tmp_path / "x.csv")
     CsvLog(tmp_path / "x.csv", until=2)
     assert [row["step"] for row in rows(tmp_path / "x.csv")] == ["0", "1"]
+
+
+def test_a_column_is_read_without_what_is_no_number(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / "x.csv")
+    for step, value in enumerate((3.0, float("nan"), 1.0)):
+        log.log_metrics({"val": value, "epoch": 0}, step)
+        log.log_metrics({"loss": 7.0, "epoch": 0}, step)
+    log.save()
+    assert column(tmp_path / "x.csv", "val") == [3.0, 1.0]
+    assert column(tmp_path / "x.csv", "other") == []
+    assert column(tmp_path / "missing.csv", "val") == []
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:

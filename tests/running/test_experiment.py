@@ -38,7 +38,8 @@ def small(folder: Path, **changes: Any) -> Any:
 
 
 def test_a_run_leaves_everything_needed_to_judge_and_repeat_it(tmp_path: Path) -> None:
-    evaluate = ["forward_nme", "backward_nme", "equivariance"]
+    names = ["forward_nme", "backward_nme", "equivariance", "forward_nme_factorized"]
+    evaluate = [*names[:3], {"name": names[3], "copies": 2}]  # which the run has to export
     folder = run(small(tmp_path, evaluate=evaluate), tmp_path / "runs", command=["a", "b c"])
     stages = "checkpoints/train"
     for name in (
@@ -56,7 +57,7 @@ def test_a_run_leaves_everything_needed_to_judge_and_repeat_it(tmp_path: Path) -
     ):
         assert (folder / name).stat().st_size > 0, name
     scores = read_json(folder / "results.json")["protocols"]
-    assert list(scores) == evaluate
+    assert list(scores) == names
     forward = scores["forward_nme"]
     assert forward["low"] <= forward["value"] <= forward["high"]
     assert {"mean_shape", "centroid", "untrained"} <= forward["references"].keys()

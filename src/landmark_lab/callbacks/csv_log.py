@@ -5,6 +5,7 @@ Lightning's own CSV logger deletes its file when a run is resumed.
 
 import contextlib
 import csv
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,19 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from landmark_lab.errors import RunError
 from landmark_lab.files import atomic
+
+
+def column(path: Path, name: str) -> list[float]:
+    """The values of a column in the order in which they were logged; none if there is no file.
+
+    What is not a number is left out.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        texts = [row.get(name) for row in csv.DictReader(stream)]
+    values = [float(text) for text in texts if text]
+    return [value for value in values if not math.isnan(value)]
 
 
 class CsvLog(Logger):

@@ -10,10 +10,17 @@ from typing import Annotated
 import typer
 
 from landmark_lab import __version__
+from landmark_lab.cli.compare import compare
 from landmark_lab.cli.config import config
 from landmark_lab.cli.doctor import doctor
+from landmark_lab.cli.evaluate import evaluate
+from landmark_lab.cli.export import export
+from landmark_lab.cli.fit_points import fit_points
 from landmark_lab.cli.list import list_plugins
+from landmark_lab.cli.predict import predict
+from landmark_lab.cli.report import report
 from landmark_lab.cli.reproduce import reproduce
+from landmark_lab.cli.sweep import sweep
 from landmark_lab.cli.train import train
 from landmark_lab.errors import LandmarkLabError
 
@@ -30,6 +37,13 @@ app = typer.Typer(
 _WITH_OVERRIDES = {"ignore_unknown_options": True}
 app.command(context_settings=_WITH_OVERRIDES)(train)
 app.command(context_settings=_WITH_OVERRIDES)(reproduce)
+app.command(context_settings=_WITH_OVERRIDES)(sweep)
+app.command()(predict)
+app.command("fit-points")(fit_points)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(report)
+app.command()(export)
 app.command(context_settings=_WITH_OVERRIDES)(config)
 app.command("list")(list_plugins)
 app.command()(doctor)

@@ -30,6 +30,22 @@ PluginOption = Annotated[
     ),
 ]
 
+CheckpointArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A checkpoint (*.ckpt), or a run folder: its last stage's best one.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one."),
+]
+BatchSizeOption = Annotated[
+    int, typer.Option(metavar="N", help="Images that go through the network at a time.")
+]
+
 RUNS = Path("runs")
 
 

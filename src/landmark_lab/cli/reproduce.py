@@ -3,8 +3,11 @@
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from landmark_lab.cli.options import (
     RUNS,
@@ -32,7 +35,8 @@ def reproduce(
 ) -> None:
     """Compare an experiment with the paper.
 
-    Runs all rows and seeds, or one row, and prints the measured beside the reported numbers.
+    Runs all rows and seeds, or one row, and prints the measured beside the reported numbers. They
+    are also written into DIR/EXPERIMENT/reproduced-NNN.json.
 
     Example: landmark-lab reproduce experiments/factorized/faces.yaml --row k10
     """
@@ -44,6 +48,7 @@ def reproduce(
     from landmark_lab.completion import complete
     from landmark_lab.config import read
     from landmark_lab.experiment import run
+    from landmark_lab.files import write_json
     from landmark_lab.runs import process_rank
 
     base = read(experiment, given, row)
@@ -54,16 +59,98 @@ def reproduce(
         chosen = complete(read(experiment, given, name))
         seeds = chosen.seeds or (chosen.seed,)
         planned.append([complete(read(experiment, [*given, f"seed={s}"], name)) for s in seeds])
-    finished = []
+    finished: list[Row] = []
+    target = None
     for repeated in planned:
         folders = [run(one, runs, command=sys.argv) for one in repeated]
-        finished.append((repeated[0], [measured(folder) for folder in folders]))
         if process_rank() == 0:
             # After every row, because the next one may take days.
-            Console().print(comparison(finished))
+            scores = [measured(folder) for folder in folders]
+            finished += summarised(repeated, folders, scores)
+            target = target or _unused(runs / base.name)
+            write_json(target, {"experiment": base.name, "rows": [asdict(row) for row in finished]})
+            Console().print(comparison(base.summary or base.name, finished))
+    if target is not None:
+        typer.echo(f"summary: {target}")
 
 
-def measured(run: Path) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of results under one protocol, over the seeds of its runs.
+
+    Attributes:
+        row: its name, or that of the experiment.
+        protocol: what the result is called.
+        reported: the published number, if there is one.
+        measured: mean over the seeds; None if there is no number.
+        deviation: standard deviation over the seeds; None for one seed.
+        low, high: of a single run, its bootstrap interval over test images.
+        difference: measured minus reported.
+        values: of each seed.
+        seeds: of the runs.
+        runs: their folders.
+    """
+
+    row: str
+    protocol: str
+    reported: float | None
+    measured: float | None
+    deviation: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    values: list[float | None]
+    seeds: list[int]
+    runs: list[str]
+
+
+def summarised(
+    repeated: "Sequence[Experiment]",
+    folders: Sequence[Path],
+    scores: "Sequence[Mapping[str, Mapping[str, float | None]]]",
+) -> list[Row]:
+    """The results of one row of the experiment.
+
+    Args:
+        repeated: the experiment with each seed.
+        folders: the run of each.
+        scores: what :func:`measured` says of each.
+    """
+    first = repeated[0]
+    rows = []
+    for protocol in scores[0]:
+        values = [score[protocol]["value"] for score in scores]
+        numbers = [value for value in values if value is not None]
+        mean = statistics.fmean(numbers) if numbers else None
+        reported = first.reported.get(protocol)
+        alone = scores[0][protocol] if len(scores) == 1 else {}
+        rows.append(
+            Row(
+                first.row or first.name,
+                protocol,
+                reported,
+                mean,
+                statistics.stdev(numbers) if len(numbers) > 1 else None,
+                alone.get("low"),
+                alone.get("high"),
+                None if mean is None or reported is None else mean - reported,
+                values,
+                [one.seed for one in repeated],
+                [str(folder) for folder in folders],
+            )
+        )
+    return rows
+
+
+def _unused(folder: Path) -> Path:
+    """A file for the summary that does not exist yet: none is overwritten."""
+    number = 1
+    while (path := folder / f"reproduced-{number:03d}.json").exists():
+        number += 1
+    return path
+
+
+def measured(run: Path) -> dict[str, dict[str, float | None]]:
     """The scores of a run: of each protocol its ``value``, ``low`` and ``high``.
 
     Raises:
@@ -71,45 +158,36 @@ def measured(run: Path) -> dict[str, dict[str, float]]:
     """
     from landmark_lab.files import read_json
 
-    scores: Mapping[str, Mapping[str, float]] = read_json(run / "results.json")["protocols"]
+    scores: Mapping[str, Mapping[str, float | None]] = read_json(run / "results.json")["protocols"]
     return {
         name: {key: score[key] for key in ("value", "low", "high")}
         for name, score in scores.items()
     }
 
 
-def comparison(
-    finished: "Sequence[tuple[Experiment, Sequence[Mapping[str, Mapping[str, float]]]]]",
-) -> "Table":
-    """Reported and measured numbers, a line for each row and protocol.
-
-    Args:
-        finished: each row's experiment, and the scores of its runs, one a seed.
-    """
+def comparison(title: str, rows: Sequence[Row]) -> "Table":
+    """Reported and measured numbers, a line for each row and protocol."""
     from rich.table import Table
 
-    table = Table(title=finished[0][0].summary or finished[0][0].name)
+    table = Table(title=title)
     table.add_column("row")
     table.add_column("protocol")
     table.add_column("reported", justify="right")
     table.add_column("measured", justify="right")
     table.add_column("interval or deviation")
     table.add_column("difference", justify="right")
-    for experiment, scores in finished:
-        for protocol in scores[0]:
-            values = [score[protocol]["value"] for score in scores]
-            mean = statistics.fmean(values)
-            if len(values) > 1:
-                spread = f"± {statistics.stdev(values):.3g} over {len(values)} seeds"
-            else:
-                spread = f"{scores[0][protocol]['low']:.4g} – {scores[0][protocol]['high']:.4g}"
-            reported = experiment.reported.get(protocol)
-            table.add_row(
-                experiment.row or experiment.name,
-                protocol,
-                "–" if reported is None else f"{reported:.4g}",
-                f"{mean:.4g}",
-                spread,
-                "–" if reported is None else f"{mean - reported:+.3g}",
-            )
+    for row in rows:
+        spread = ""
+        if row.deviation is not None:
+            spread = f"± {row.deviation:.3g} over {len(row.values)} seeds"
+        elif row.low is not None and row.high is not None:
+            spread = f"{row.low:.4g} – {row.high:.4g}"
+        table.add_row(
+            row.row,
+            row.protocol,
+            "–" if row.reported is None else f"{row.reported:.4g}",
+            "–" if row.measured is None else f"{row.measured:.4g}",
+            spread,
+            "–" if row.difference is None else f"{row.difference:+.3g}",
+        )
     return table

@@ -73,6 +73,8 @@ def train(
     if process_rank() == 0:
         for picture in sorted(folder.glob("figures/*.png")):
             typer.echo(f"picture: {picture}")
+        if (folder / "report.html").is_file():
+            typer.echo(f"report: {folder / 'report.html'}")
         typer.echo(f"run: {folder}")
 
 

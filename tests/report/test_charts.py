@@ -1,0 +1,60 @@
+"""Charts: SVG that fits into a page."""
+
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from landmark_lab.report import charts
+
+X = np.arange(1.0, 6)
+
+CHARTS: dict[str, Callable[[], str]] = {
+    "lines": lambda: charts.lines(
+        [
+            charts.Line(X, X**3, "a <b>", error=X),
+            charts.Line(X, X, faint=True),
+            charts.Line(X, 2 * X, style=":", dots=True, steps=True),
+        ],
+        "x $y$",
+        log_y=True,
+    ),
+    "few": lambda: charts.lines([charts.Line(X, X)], "n", log_x=True, x_ticks=[1, 5], small=True),
+    "bars_across": lambda: charts.bars_across(["a", "b"], [1, 2], ["accent", "pale"], (0, 0.5, 3)),
+    "bars": lambda: charts.bars([f"p{i}" for i in range(70)], np.linspace(0, 1, 70), "%", 0.5, "m"),
+    "numbered": lambda: charts.numbered(X, np.array([0, 9, np.nan, 3, 1]), "x", "y", ("u", "d")),
+    "nothing": lambda: charts.numbered(X * np.nan, X, "x", "y", ("u", "d")),
+    "heat": lambda: charts.heat(np.array([[0, np.nan], [1, 2]]), ["a", "b"], ["1", "2"], "x"),
+}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_chart_is_a_part_of_a_page(name: str) -> None:
+    svg = CHARTS[name]()
+    root = ElementTree.fromstring(svg.replace("xlink:", ""))
+    assert root.tag == "svg"
+    assert "viewBox" in root.attrib
+    assert "width" not in root.attrib
+    assert "style" not in {element.tag for element in root.iter()}
+    assert "http" not in svg
+    # The page's colours and font, and no others but those that mean a landmark or a value.
+    assert "var(--" in svg
+    assert "#0101" not in svg
+    assert "font-family" not in svg
+    ids = re.findall(r' id="([^"]*)"', svg)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#(\w+)', svg)) == set(ids)
+
+
+def test_charts_of_one_page_share_no_names_and_are_always_the_same() -> None:
+    first, second = (set(re.findall(r' id="([^"]*)"', CHARTS[n]())) for n in ("lines", "bars"))
+    assert first.isdisjoint(second)
+    assert CHARTS["lines"]() == CHARTS["lines"]()
+
+
+def test_names_are_escaped_and_dollars_are_dollars() -> None:
+    svg = CHARTS["lines"]()
+    assert "a &lt;b&gt;" in svg
+    assert "x $y$" in svg

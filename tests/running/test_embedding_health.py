@@ -1,0 +1,122 @@
+"""Embeddings that collapse are noticed and cannot win; a stage without landmarks runs."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from landmark_lab import checkpoint
+from landmark_lab.callbacks.embedding_health import EmbeddingHealth
+from landmark_lab.callbacks.health import CRITERION
+from landmark_lab.config import read
+from landmark_lab.data.batch import Pair, Sample
+from landmark_lab.experiment import run
+from landmark_lab.geometry.affine import AffineWarp
+from landmark_lab.losses.similarity import Similarity
+from landmark_lab.roles import Correspondence
+
+COUNT, SIDE, CELLS = 24, 32, 16
+
+
+class Fixed(LightningModule):
+    """Its images are its vectors, at half their size."""
+
+    layers = ("embedding",)
+
+    def embedding(self, images: Tensor, layer: str | None = None) -> Tensor:
+        return torch.nn.functional.avg_pool2d(images, 2)
+
+    def similarity(self, source: Tensor, target: Tensor) -> Tensor:
+        return Similarity()(source, target)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> None:
+        pass
+
+
+def look(vectors: Tensor, still: bool = False) -> tuple[dict[str, float], list[str]]:
+    """What is logged and said about vectors (C, h, w) that follow a shift, or stay."""
+    shift = torch.tensor([[1.0, 0, 4 / CELLS], [0, 1, 0]]).expand(COUNT, 2, 3)
+    source = vectors.repeat_interleave(2, -1).repeat_interleave(2, -2).expand(COUNT, -1, -1, -1)
+    target = source if still else source.roll(4, -1)
+    index = torch.arange(COUNT)
+    pair = Pair(Sample(source, index), Sample(target, index), AffineWarp(shift))
+    trainer = Trainer(
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[EmbeddingHealth()],
+        accelerator="cpu",
+    )
+    loader: DataLoader[Any] = DataLoader([pair], batch_size=None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Fixed(), loader, loader)
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return values, [str(w.message) for w in caught if "collapse" in str(w.message)]
+
+
+def lively() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 4 * torch.nn.functional.normalize(
+        torch.randn(8, CELLS, CELLS, generator=generator), dim=0
+    )
+
+
+def test_vectors_that_find_each_other_are_left_in_peace() -> None:
+    values, said = look(lively())
+    assert said == []
+    assert values["val/matching"] < 1
+    assert values[CRITERION] < 0.1
+    assert values["val/guessing"] > 10
+
+
+def test_a_collapse_is_said_once_and_cannot_win() -> None:
+    healthy, _ = look(lively())
+    values, said = look(torch.ones(8, CELLS, CELLS))
+    assert sum("all alike" in text for text in said) == 1
+    assert sum("no better than guessing" in text for text in said) == 1
+    assert values[CRITERION] > 0.9 > healthy[CRITERION]
+    stuck, _ = look(lively(), still=True)
+    assert stuck["val/matching_across"] == pytest.approx(4, abs=0.1)
+    assert stuck[CRITERION] > healthy[CRITERION] + 0.1
+
+
+@pytest.mark.parametrize("method", ["dense", "evc"])
+def test_a_method_without_landmarks_is_trained_and_its_best_kept(
+    method: str, tmp_path: Path
+) -> None:
+    backbone = {"name": "hourglass", "width": 8, "depth": 1, "blocks": 1, "stem": 0}
+    written = tmp_path / "frames.yaml"
+    written.write_text(
+        yaml.safe_dump(
+            {
+                "data": {"name": "toy_faces", "size": 32, "train": 16, "val": 9, "test": 2},
+                "pairing": {"name": "synthetic", "annotation": False},
+                "loader": {"batch_size": 4},
+                "method": {"name": method, "dimension": 4, "backbone": backbone},
+                "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+                "evaluate": [],
+            }
+        )
+    )
+    folder = run(read(written), tmp_path / "runs")
+    best = checkpoint.load(folder / "checkpoints" / "train" / "best.ckpt")
+    assert isinstance(best, Correspondence)
+    assert best.spec["similarity"] == {"kind": "inner", "temperature": 1.0}
+    logged = (folder / "metrics" / "train.csv").read_text().splitlines()[0].split(",")
+    assert {CRITERION, "val/matching", "val/matching_across", "val/loss"} <= set(logged)
