@@ -6,6 +6,7 @@ Every plugin, key and value is checked, every default filled in; see ``plugin.ch
 import inspect
 import logging
 import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,13 +39,13 @@ _OURS = {
     "enable_model_summary": "the laboratory prints what matters of the method",
 }
 
-# What Lightning finds out too late: zero would divide, or end in an endless loop.
+# What Lightning does not check.
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0,
           "num_nodes": 1}  # fmt: skip
 # Arguments that depend on the machine, or that change the whole process at once.
-_OF_THE_MACHINE = frozenset(
-    ("accelerator", "strategy", "devices", "num_nodes", "precision", "sync_batchnorm")
-    + ("deterministic", "benchmark", "profiler", "barebones", "max_time")
+_OF_THE_MACHINE = (
+    *("accelerator", "strategy", "devices", "num_nodes", "precision", "sync_batchnorm"),
+    *("deterministic", "benchmark", "profiler", "barebones", "max_time"),
 )
 _QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
 
@@ -152,8 +153,10 @@ def _check_trainer(trainer: Mapping[str, Any], where: str) -> None:
                 got=str(key),
                 allowed=known.keys() - _OURS.keys(),
             )
-        _check_trainer_value(key, trainer[key], f"{where}.{key}")
-    _check_max_time(trainer.get("max_time"), f"{where}.max_time")
+        if key == "max_time":
+            _check_max_time(trainer[key], f"{where}.max_time")
+        else:
+            _check_trainer_value(key, trainer[key], f"{where}.{key}")
     _check_trainer_rules(trainer, where)
 
 
@@ -166,9 +169,7 @@ def _check_trainer_value(key: str, value: object, where: str) -> None:
     validated(annotation, value, where)
     least = _LEAST.get(key)
     if least is not None and isinstance(value, int) and value < least:
-        raise ConfigError(
-            f"a whole number of at least {least} is needed, not {value}", where=where
-        )
+        raise ConfigError(f"a whole number of at least {least} is needed, not {value}", where=where)
 
 
 def _check_trainer_rules(trainer: Mapping[str, Any], where: str) -> None:
@@ -177,7 +178,9 @@ def _check_trainer_rules(trainer: Mapping[str, Any], where: str) -> None:
     told = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     was_disabled, told.disabled = told.disabled, True
     try:
-        Trainer(**given, accelerator="cpu", devices=1, logger=False, **_QUIET)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is a GPU as well
+            Trainer(**given, accelerator="cpu", devices=1, logger=False, **_QUIET)
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"Lightning's Trainer refuses it: {error}", where=where) from error
     finally:

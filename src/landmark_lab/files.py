@@ -78,7 +78,8 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    # A ValueError is no text, no JSON, or a number of too many digits; endless brackets recurse.
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"is not a readable JSON file ({error})", where=str(path)) from error
 
 

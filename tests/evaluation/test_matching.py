@@ -13,6 +13,7 @@ from landmark_lab.data.results import Matches
 from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import ConfigError, DataError, RunError
 from landmark_lab.evaluation import export, load_predictions
+from landmark_lab.evaluation.comparison import compare
 from landmark_lab.evaluation.pairs import shuffled, some_images, strangers
 from landmark_lab.evaluation.predictions import save_predictions, unmet
 from landmark_lab.evaluation.protocols.forward_nme import ForwardNme
@@ -218,7 +219,7 @@ class TestMatching:
             assert score.value.value == pytest.approx(sum(means) / len(means), rel=1e-5)
             np.testing.assert_allclose(score.per_image, means, rtol=1e-5)
             assert score.index.tolist() == matches.source.tolist()
-            assert score.values["within_0.5_px"].value == pytest.approx(np.mean(shares))
+            assert score.values["percent_within_0.5_px"].value == pytest.approx(np.mean(shares))
             assert score.values["median"].value == pytest.approx(np.median(every), rel=1e-5)
             assert score.unit == f"pixels at {pixels or SIZE}×{pixels or SIZE}"
             for value in (score.value, *score.values.values()):
@@ -256,9 +257,20 @@ class TestMatching:
             assert score.references["untrained"] > 5 * score.value.value
         key = DIFFERENT.request().key
         moved = replace(blind.matches[key], target=blind.matches[key].target[::-1])
-        other = replace(blind, matches={**blind.matches, key: moved})
-        with pytest.raises(DataError, match="matches other pairs of images than"):
-            DIFFERENT.score(found, other)
+        fewer = Matches(*(getattr(blind.matches[key], field.name)[:5] for field in fields(Matches)))
+        for changed in (moved, fewer):
+            other = replace(blind, matches={**blind.matches, key: changed})
+            with pytest.raises(DataError, match="matches other pairs of images than"):
+                DIFFERENT.score(found, other)
+
+    def test_two_methods_are_compared_pair_by_pair(self, found, tmp_path):
+        worse = exported(tmp_path / "w.npz", Reader(lost=0.0), protocols=[DIFFERENT])
+        comparison = compare(found, worse, DIFFERENT)
+        assert comparison.images == 13
+        mine, theirs = (DIFFERENT.score(one).per_image for one in (found, worse))
+        assert comparison.difference == pytest.approx(np.mean(mine - theirs))
+        assert comparison.high < 0
+        assert comparison.first_better == 1
 
     def test_what_was_not_exported(self, found):
         with pytest.raises(DataError, match=r"no matches 'same-7-test-0'.*evaluate=\[...\]"):

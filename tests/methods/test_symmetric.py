@@ -15,7 +15,7 @@ from landmark_lab.geometry.points import pixel_grid
 from landmark_lab.geometry.symmetry import rotations
 from landmark_lab.methods.symmetric import Symmetric
 from landmark_lab.plugin import build
-from landmark_lab.roles import Pairing
+from landmark_lab.roles import Pairing, Reflection
 from tests.methods.embeddings import WARPS, method, pairs, random_pair, sample, train
 
 
@@ -168,6 +168,14 @@ def creatures(count: int, seed: int) -> Tensor:
     return (behind + torch.einsum("nkhw,kc->nchw", maps, colours)).clamp(0, 1)
 
 
+def test_a_reflection_is_offered_and_undoes_itself() -> None:
+    model = symmetric(dimension=5)
+    assert isinstance(model, Reflection)
+    vectors = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(model.reflect(vectors), vectors)
+    torch.testing.assert_close(model.reflect(model.reflect(vectors)), vectors)
+
+
 def test_a_short_training_finds_the_partner_of_an_eye() -> None:
     model = symmetric()
     inner = {"name": "synthetic", "warps": WARPS, "annotation": False, "independent_colours": False}
@@ -180,7 +188,7 @@ def test_a_short_training_finds_the_partner_of_an_eye() -> None:
         from landmark_lab.losses.correspondence import best_matches, vectors_at
 
         maps = model.eval().embedding(shown.image)
-        left = vectors_at(maps, shown.points[:, :1]) @ model.flip.T  # type: ignore[index]
+        left = model.reflect(vectors_at(maps, shown.points[:, :1]))  # type: ignore[index]
         found, _ = best_matches(left, maps, model.similarity)
         return (found - shown.points[:, 1:]).norm(dim=-1).mean().item() * 16  # type: ignore[index]
 

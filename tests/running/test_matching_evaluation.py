@@ -11,6 +11,7 @@ from landmark_lab.errors import LandmarkLabError
 from landmark_lab.evaluation import load_predictions
 from landmark_lab.experiment import run
 from landmark_lab.files import read_json
+from landmark_lab.report import write_report
 
 BACKBONE = {
     "name": "hourglass",
@@ -53,8 +54,10 @@ def test_a_run_is_scored_by_matches_alone_and_again_when_it_is_continued(tmp_pat
     found = load_predictions(folder / "predictions" / "best.npz")
     assert found.splits["train"].landmarks.shape == (8, 0, 2)
     assert not (folder / "figures" / "landmarks.png").exists()
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "no motion" in page
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "Not shown" not in page
+    for reference in ("No motion", "No reflection", "Estimated plane"):
+        assert reference in page
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ class Images(ABC, Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         """Load one image."""
 
-    def check_readable(self, first: int | None = None) -> None:  # noqa: B027 - drawn images are
-        """Find out now whether images can be loaded, and not when they are needed.
+    def check_readable(self, first: int | None = None) -> None:
+        """Find out now whether images can be loaded; drawn ones always can.
 
         Args:
             first: look at so many images only.

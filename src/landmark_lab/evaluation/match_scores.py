@@ -29,9 +29,9 @@ from landmark_lab.seeding import rng
 class MatchProtocol(Protocol):
     """A protocol about matches.
 
-    The headline is the mean over pairs of images of the mean error of their points. Its interval is
-    over pairs; no image is the source of two of them. A point that was not found is taken to be
-    where it was in the source.
+    The headline is the mean over pairs of images of the mean error of their points. Its interval
+    resamples source images, each of which has one pair; that an image may be the target of others
+    is left out of account. A point that was not found is taken to be where it was in the source.
 
     Args:
         pixels: side of the images whose pixels the error is in; by default of those that the method
@@ -112,7 +112,9 @@ class MatchProtocol(Protocol):
         mine = predictions.matched(self.request())
         theirs, errors = self.matched(untrained, self.request())
         for name in ("source", "target", "points", "expected"):
-            if not np.allclose(getattr(mine, name), getattr(theirs, name), 0, 1e-5, equal_nan=True):
+            own, other = getattr(mine, name), getattr(theirs, name)
+            same = own.shape == other.shape and np.allclose(own, other, 0, 1e-5, equal_nan=True)
+            if not same:
                 raise DataError(
                     f"matches other pairs of images than {predictions.source}",
                     where=untrained.source,
@@ -143,7 +145,8 @@ class MatchProtocol(Protocol):
         choices = {
             field.name: plain(getattr(self, field.name), field.name) for field in fields(self)
         }
-        lost = np.isnan(matches.found).any(-1)[:, self.columns(predictions)] & ~np.isnan(errors)
+        missed = np.isnan(matches.found[:, self.columns(predictions)]).any(-1)
+        lost = missed & ~np.isnan(errors)
         return Score(
             protocol=self.plugin_name,
             version=self.version,
@@ -153,7 +156,7 @@ class MatchProtocol(Protocol):
                 **references,
                 "untrained": self.untrained_error(predictions, untrained),
             },
-            settings=choices | {"pixels": size} | measured,
+            settings={**choices, "pixels": size, **measured},
             values=self._values(errors),
             per_landmark=tuple(
                 {"name": name, "error": nan_mean(column), "median": _median(column)}
@@ -170,7 +173,7 @@ class MatchProtocol(Protocol):
         values = {"median": Value(_median(errors), *self._median_interval(errors))}
         for distance in self.within:
             share = 100 * np.where(np.isnan(errors), np.nan, errors <= distance)
-            values[f"within_{distance:g}_px"] = mean_value(
+            values[f"percent_within_{distance:g}_px"] = mean_value(
                 image_means(share), self.resamples, self.seed
             )
         return values

@@ -59,7 +59,7 @@ def export(
     copies: int = 0,
     matches: Sequence[MatchRequest] = (),
     seed: int = 0,
-    limits: Mapping[str, int] | None = None,
+    limits: Mapping[Split, int] | None = None,
     loader: LoaderSettings | None = None,
     device: torch.device | str | None = None,
     rank: int = 0,
@@ -169,7 +169,7 @@ def unmet(
     method: Method,
     data: ImageData,
     exports: Exports,
-    limits: Mapping[str, int] | None = None,
+    limits: Mapping[Split, int] | None = None,
 ) -> str | None:
     """What keeps a method from finding what is asked for, or None; nothing is computed.
 
@@ -194,7 +194,7 @@ def _described(request: MatchRequest) -> dict[str, Any]:
     return asdict(request) | ({"warps": MATCHING_WARPS} if warped else {})
 
 
-def _images(data: ImageData, split: Split, limits: Mapping[str, int] | None) -> Images:
+def _images(data: ImageData, split: Split, limits: Mapping[Split, int] | None) -> Images:
     """The images of a split, or the first ones."""
     images = data.images(split)
     limit = (limits or {}).get(split)
@@ -259,16 +259,15 @@ def _predict(
                 columns.setdefault(name, []).append(value.cpu().numpy())
 
     for loaded in fixed_loader(images, _alone, loader, seed=0, rank=rank, world=world):
+        sample = loaded.members[0]
+        keep(index=sample.index, **{name: getattr(sample, name) for name in _ANNOTATION})
         if not isinstance(method, Landmarks):
-            sample = loaded.members[0]
             none = torch.empty(len(sample), 0, 2)
-            keep(index=sample.index, landmarks=none, score=none[..., 0])
-            keep(**{name: getattr(sample, name) for name in _ANNOTATION})
+            keep(landmarks=none, score=none[..., 0])
             continue
-        sample = loaded.members[0].to(method.device).with_float_image()
+        sample = sample.to(method.device).with_float_image()
         landmarks, score = _found(method, sample.image)
-        keep(index=sample.index, landmarks=landmarks, score=score)
-        keep(**{name: getattr(sample, name) for name in _ANNOTATION})
+        keep(landmarks=landmarks, score=score)
         first = int(loaded.members[0].index[0])
         if copies is not None:
             keep(**_in_copies(method, copies, sample, first))

@@ -116,7 +116,7 @@ class Symmetric(EmbeddingMethod, name="symmetric"):
         vectors = queries.vectors(queried)
         if self.mirror:
             mirrored = reverses_orientation(warp)[:, None, None]
-            vectors = torch.where(mirrored, vectors @ self.flip.to(vectors.dtype).mT, vectors)
+            vectors = torch.where(mirrored, self.reflect(vectors), vectors)
         if len(self.group) > 1:
             vectors = vectors @ self._best_member(queries, vectors, keys).mT
         return {"matching": self.loss(queries, vectors, keys).sum()}
@@ -129,6 +129,10 @@ class Symmetric(EmbeddingMethod, name="symmetric"):
         return group.index_select(0, torch.stack(losses).argmin(0))
 
     @torch.no_grad()
+    def reflect(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., L) of points to those of their left-right partners (eq. 2)."""
+        return vectors @ self.flip.to(vectors.dtype).mT
+
     def symmetry(self, images: Tensor) -> Tensor:
         """How far each cell is from the plane of symmetry, or from the axis of the rotations.
 

@@ -33,7 +33,7 @@ def tiles(context: Context) -> Iterator[Tile]:
         if protocol in seen or score["value"] is None:
             continue
         seen.add(protocol)
-        unit = " %" if score["unit"].startswith("%") else ""
+        unit = {"%": " %", "pixels": " px"}.get(score["unit"].partition(" ")[0], "")
         detail = ""
         if score["low"] is not None:
             detail = f"{number(score['low'])} – {number(score['high'])}"

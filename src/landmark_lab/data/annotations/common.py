@@ -6,6 +6,8 @@ of width W reaches from -0.5 to W - 0.5. Every reader converts from the conventi
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -180,6 +182,19 @@ def read_text(path: str | Path) -> str:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise DataError("is not a text file", where=str(path)) from error
+
+
+def csv_rows(text: str, where: str, delimiter: str = ",") -> list[list[str]]:
+    """The rows of a CSV that are not empty.
+
+    Raises:
+        DataError: a quotation mark is never closed, so that the rest of the file is one cell.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"is not a readable CSV ({error})", where=where) from error
+    return [row for row in rows if any(cell.strip() for cell in row)]
 
 
 def number(text: str, where: str) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 from landmark_lab.data.annotations.common import (
     Annotations,
     concatenate,
+    csv_rows,
     format_number,
     frame_number,
     number,
@@ -43,8 +44,7 @@ def read_deeplabcut(path: str | Path) -> Annotations:
             raise DataError("holds no CollectedData*.csv", where=str(path))
         return concatenate([read_deeplabcut(file) for file in files], str(path))
     where = str(path)
-    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    rows = csv_rows(read_text(path), where)
     heads = tuple(row[0].strip() for row in rows[:4])
     if heads[:1] == ("scorer",) and "individuals" in heads:
         raise DataError(

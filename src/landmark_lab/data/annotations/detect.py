@@ -110,7 +110,7 @@ def _look(path: Path) -> tuple[str | None, str]:
 def _look_at_json(text: str) -> tuple[str | None, str]:
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return None, f"damaged JSON ({error})"
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return "COCO keypoints JSON", ""

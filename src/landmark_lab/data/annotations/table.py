@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from landmark_lab.data.annotations.common import (
     Annotations,
+    csv_rows,
     format_number,
     number,
     posix,
@@ -61,8 +62,7 @@ def read_table(path: str | Path) -> Annotations:
     """
     where = str(path)
     text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text.partition("\n")[0]))
-    rows = [row for row in reader if any(cell.strip() for cell in row)]
+    rows = csv_rows(text, where, separator(text.partition("\n")[0]))
     header = [cell.strip() for cell in rows[0]] if rows else []
     allowed = "columns 'image', then 'NAME_x' and 'NAME_y' of each point"
     if "image" not in header:
@@ -113,7 +113,11 @@ def read_table(path: str | Path) -> Annotations:
         )
 
     def counts(name: str) -> NDArray[np.int64]:
-        return np.nan_to_num(values(name), nan=-1).astype(np.int64)
+        found = np.nan_to_num(values(name), nan=-1)
+        for line, value in enumerate(found.tolist(), start=2):
+            if not value.is_integer() or abs(value) >= 2**53:
+                raise DataError(f"row {line}: {name} {value:g} is not a whole number", where=where)
+        return found.astype(np.int64)
 
     images = tuple(posix(image) for image in texts("image"))
     if "" in images:
