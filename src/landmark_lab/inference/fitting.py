@@ -291,7 +291,8 @@ def _mixed(maps: Sequence[LinearMap], chosen: NDArray[np.int64]) -> LinearMap:
     """One map of several, whose points' columns come from the chosen (P,) ones."""
     columns = np.repeat(chosen, 2)
     across = np.arange(len(columns))
-    weights = np.stack([own.weights for own in maps], 1)[:, columns, across]
+    # In the order in which a file gives it back: a product's last bit depends on the layout.
+    weights = np.ascontiguousarray(np.stack([own.weights for own in maps], 1)[:, columns, across])
     bias = np.stack([own.bias for own in maps])[columns, across]
     return LinearMap(weights, bias, maps[0].fill)
 
