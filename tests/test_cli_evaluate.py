@@ -20,7 +20,7 @@ from landmark_lab.evaluation import evaluate, load_predictions
 from landmark_lab.evaluation.predictions import save_predictions
 from landmark_lab.files import sha256
 from landmark_lab.plugin import build
-from landmark_lab.roles import Protocol
+from landmark_lab.roles import ImageData, Protocol
 from tests.evaluation.test_protocols import scene
 from tests.test_cli import Cli, Result
 
@@ -266,3 +266,39 @@ class TestReproduced:
 def test_the_predictions_of_a_run_are_those_of_the_fixture(run: Path) -> None:
     found = load_predictions(run / "predictions" / "best.npz")
     assert found.provenance.data == DATA
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"protocols": {"forward_nme": 3}}'])
+@pytest.mark.parametrize("command", [["compare", "a", "b"], ["evaluate", "a", "--merge"]])
+def test_damaged_results_are_named(
+    cli: Cli, tmp_path: Path, content: str, command: list[str]
+) -> None:
+    make_run(tmp_path / "b", scene())
+    (make_run(tmp_path / "a", scene()) / "results.json").write_text(content)
+    result = cli(*command)
+    assert result.code == 2
+    assert "results.json: is no file of scores, or a damaged one" in result.err
+
+
+def test_scores_replace_nothing_but_scores(cli: Cli, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", scene())
+    before = (run / "config.yaml").read_bytes()
+    result = cli("evaluate", run, "--output", run / "config.yaml")
+    assert result.code == 2
+    assert (run / "config.yaml").read_bytes() == before
+    for _ in range(2):
+        assert cli("evaluate", run, "--output", "own.json").code == 0
+
+
+@pytest.mark.parametrize(("changed", "code"), [({}, 0), ({"train": 7}, 2)])
+def test_a_setting_that_is_newer_than_the_run_has_its_default(
+    cli: Cli, tmp_path: Path, changed: dict[str, int], code: int
+) -> None:
+    run = make_run(tmp_path / "a", scene())
+    path = run / "predictions" / "best.npz"
+    found = load_predictions(path)
+    data = {**build(ImageData, DATA).spec, **changed}  # the run's own says name and size only
+    save_predictions(replace(found, provenance=replace(found.provenance, data=data)), path)
+    result = cli("evaluate", run)
+    assert result.code == code
+    assert ("train: 7 instead of" in result.err) == bool(changed)

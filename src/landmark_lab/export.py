@@ -36,8 +36,9 @@ from torch import Tensor, nn
 from landmark_lab import __version__
 from landmark_lab.data.images import SMALLEST
 from landmark_lab.data.preprocess_graph import PreprocessGraph
+from landmark_lab.data.results import read_results
 from landmark_lab.errors import ConfigError, RunError, require
-from landmark_lab.files import read_json, sha256, write_json, write_text
+from landmark_lab.files import sha256, write_json, write_text
 from landmark_lab.inference import Predictor
 from landmark_lab.inference.points_graph import NamedPointsGraph
 from landmark_lab.roles import Landmarks
@@ -138,7 +139,7 @@ def export(
         raise RunError("exists already", where=str(target), hint="name a new folder with --out")
     predictor = Predictor(source, points, device="cpu")
     results = source / "results.json"
-    card = _card(predictor, read_json(results)["protocols"] if results.is_file() else {})
+    card = _card(predictor, read_results(results)["protocols"] if results.is_file() else {})
     difference = {}
     with _folder(target) as temporary:
         program = _traced(predictor)

@@ -138,6 +138,40 @@ def test_a_warning_where_the_landmarks_do_not_help(
     assert (tmp_path / "own.points.npz").is_file()
 
 
+def test_earlier_points_are_replaced_only_when_told(
+    cli: Cli, checkpoint: Path, labels: Path, tmp_path: Path
+) -> None:
+    arguments = ("fit-points", checkpoint, labels, "--copies", 1, "--out", "own.points.npz")
+    assert cli(*arguments).code == 0
+    before = (tmp_path / "own.points.npz").read_bytes()
+    result = cli(*arguments)
+    assert result.code == 2
+    assert "own.points.npz: exists already" in result.err
+    assert (tmp_path / "own.points.npz").read_bytes() == before
+    assert cli(*arguments, "--overwrite").code == 0
+
+
+def test_images_that_it_is_fitted_on_test_nothing(cli: Cli, checkpoint: Path, labels: Path) -> None:
+    result = cli(
+        "fit-points", checkpoint, labels, "--annotated", 7, "--copies", 1, "--test", labels
+    )
+    assert result.code == 0, result.err
+    assert "--test: 7 images that it is fitted on left out" in result.out
+    assert "Errors in 3 other images" in result.out
+
+
+def test_its_own_drawings_are_not_predicted_again(
+    cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    save_image(tmp_path / "a.png", dots(0)[0])
+    arguments = ("predict", checkpoint, ".", "--out", "found")
+    assert cli(*arguments).out == "3 points in 1 images and frames: found\n"
+    assert cli(*arguments, "--overwrite").out == "3 points in 1 images and frames: found\n"
+    result = cli("predict", checkpoint, "found", "--out", "found", "--overwrite")
+    assert result.code == 2
+    assert "nothing but earlier predictions" in result.err
+
+
 def test_another_file_tests_the_points_by_name(
     cli: Cli, checkpoint: Path, labels: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +204,12 @@ def test_another_file_tests_the_points_by_name(
         (["fit-points", "CKPT", "LABELS", "--images", "none"], "no such folder of images"),
         (["fit-points", "CKPT", "LABELS", "--annotated", "11"], "allowed: 1 to 10"),
         (["fit-points", "CKPT", "LABELS", "--test", "rest"], "set --annotated N"),
+        (
+            ["fit-points", "CKPT", "LABELS", "--test", "LABELS"],
+            "no image but those that the points",
+        ),
+        (["fit-points", "CKPT", "LABELS", "--out", "LABELS"], "is no name for points"),
+        (["predict", "CKPT", "a.png", "--device", "meta"], "device 'meta': cannot be used"),
         (
             ["fit-points", "CKPT", "LABELS", "--annotated", "10", "--test", "rest"],
             "no annotated image is left",

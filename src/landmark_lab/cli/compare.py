@@ -111,16 +111,16 @@ def _protocols(
 
 def _check_version(run: "Scored", protocol: "Protocol") -> None:
     from landmark_lab.cli.scored import protocols
+    from landmark_lab.data.results import read_results
     from landmark_lab.evaluation import labels
     from landmark_lab.evaluation.comparison import check_version
-    from landmark_lab.files import read_json
 
     if run.results is None or not run.results.is_file():
         return
     own = protocols((), run.evaluate, str(run.path)) if run.evaluate else []
     for label, one in zip(labels(own), own, strict=True):
         if one.spec == protocol.spec:
-            check_version(read_json(run.results), label, one, str(run.results))
+            check_version(read_results(run.results), label, one, str(run.results))
 
 
 def _load(run: "Scored") -> "Predictions":

@@ -54,7 +54,8 @@ def evaluate(
 
     from landmark_lab import evaluation
     from landmark_lab.cli.scored import protocols, scored
-    from landmark_lab.files import read_json, write_json
+    from landmark_lab.data.results import read_results
+    from landmark_lab.files import write_json
 
     found = scored(run)
     if merge and (found.results is None or output is not None):
@@ -64,6 +65,8 @@ def evaluate(
             else "either --merge or --output",
             where="--merge",
         )
+    if output is not None and output.is_file():
+        read_results(output)  # anything but earlier scores is not ours to replace
     chosen = protocols(protocol or (), found.evaluate, str(run))
     results = evaluation.evaluate(
         found.predictions,
@@ -77,7 +80,7 @@ def evaluate(
         assert found.results is not None
         target = found.results
         own = protocols((), found.evaluate, str(run)) if found.evaluate else []
-        before = read_json(target) if target.is_file() else {}
+        before = read_results(target) if target.is_file() else {}
         scores = dict(zip(_names(chosen, own), results["protocols"].values(), strict=True))
         for line in _replaced(before.get("protocols", {}), scores, str(target)):
             typer.echo(line)
@@ -121,7 +124,7 @@ def _replaced(before: dict[str, Any], scores: dict[str, Any], where: str) -> lis
             continue
         old = before[name]
         # A setting that is new since then has its old, only value.
-        shared = old["settings"].keys() & score["settings"].keys()
+        shared = old.get("settings", {}).keys() & score["settings"].keys()
         mine, theirs = ({k: one["settings"][k] for k in shared} for one in (old, score))
         changed = differences(mine, theirs)
         if changed:
@@ -132,7 +135,7 @@ def _replaced(before: dict[str, Any], scores: dict[str, Any], where: str) -> lis
             )
         if old["value"] != score["value"]:
             lines.append(
-                f"{name}: {old['value']} by version {old['version']} is replaced by "
+                f"{name}: {old['value']} by version {old.get('version')} is replaced by "
                 f"{score['value']} by version {score['version']}"
             )
     return lines

@@ -56,6 +56,7 @@ def fit_points(
             "that --annotated chose from.",
         ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier points.")] = False,
     copies: Annotated[
         int | None,
         typer.Option(metavar="N", help="Warped copies of each image; 20 by default."),
@@ -108,10 +109,20 @@ def fit_points(
     if test is not None and test != _REST:
         path = Path(test)
         read_test = reordered(read(path), given.names)
-        others = read_test, find_images(read_test, path, images)
+        found = find_images(read_test, path, images)
+        seen = {file.resolve() for file in files}
+        fresh = [row for row, file in enumerate(found) if file.resolve() not in seen]
+        if not fresh:
+            raise ConfigError(
+                "names no image but those that the points are fitted on", where=f"--test {test}"
+            )
+        if len(fresh) < len(found):
+            typer.echo(f"--test: {len(found) - len(fresh)} images that it is fitted on left out")
+        others = read_test.take(fresh), [found[row] for row in fresh]
 
     predictor = Predictor(checkpoint, device=device, batch_size=batch_size)
     target = out or predictor.checkpoint.with_suffix(SUFFIX)
+    _check_target(target, overwrite)
     fitted = load_annotated(given, files, predictor.preprocess)
     tested = None if others is None else load_annotated(*others, predictor.preprocess)
     points, errors = fit(predictor, fitted, copies, seed)
@@ -126,6 +137,26 @@ def fit_points(
     compare(picture, tested or fitted, errors)
     typer.echo(f"picture: {picture} (rings: annotation)")
     typer.echo(f"now: landmark-lab predict {checkpoint} IMAGES --points {target}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Find out now that the points have no place.
+
+    Raises:
+        ConfigError: it is no name for points, or taken.
+    """
+    from landmark_lab.inference.named_points import SUFFIX
+
+    if not target.name.endswith(SUFFIX):
+        raise ConfigError(
+            f"{target.name} is no name for points",
+            where="--out",
+            allowed=f"names ending in {SUFFIX}",
+        )
+    if target.exists() and not overwrite:
+        raise ConfigError(
+            "exists already", where=str(target), hint="choose another --out, or --overwrite"
+        )
 
 
 def _show(console: "Console", errors: "PointErrors", title: str) -> None:

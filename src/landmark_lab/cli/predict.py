@@ -73,7 +73,7 @@ def predict(
     from landmark_lab.inference.inputs import expected_frames, find_sources
     from landmark_lab.inference.prediction import predict_files
 
-    sources = find_sources(images)
+    sources = find_sources(images, without=out)
     predictor = Predictor(checkpoint, points, device, batch_size)
     columns = ("predicting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

@@ -156,9 +156,11 @@ def measured(run: Path) -> dict[str, dict[str, float | None]]:
     Raises:
         DataError: the run has no readable results.
     """
-    from landmark_lab.files import read_json
+    from landmark_lab.data.results import read_results
 
-    scores: Mapping[str, Mapping[str, float | None]] = read_json(run / "results.json")["protocols"]
+    scores: Mapping[str, Mapping[str, float | None]] = read_results(run / "results.json")[
+        "protocols"
+    ]
     return {
         name: {key: score[key] for key in ("value", "low", "high")}
         for name, score in scores.items()

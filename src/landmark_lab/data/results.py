@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from landmark_lab.data.exports import MatchRequest
 from landmark_lab.errors import DataError
+from landmark_lab.files import read_json
 
 RUN_EXPORTS = (
     "a run exports them for the protocols in its 'evaluate', a finished one when it is continued: "
@@ -254,6 +256,25 @@ class Score:
         }
 
 
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Read a file of scores, such as a run's ``results.json``: ``{"protocols": {name: score}}``.
+
+    Raises:
+        DataError: it is missing, damaged, or something else.
+    """
+    content: Any = read_json(path)
+    scores = content.get("protocols") if isinstance(content, dict) else None
+    if not isinstance(scores, dict) or not all(
+        isinstance(score, dict) and "value" in score for score in scores.values()
+    ):
+        raise DataError(
+            "is no file of scores, or a damaged one",
+            where=str(path),
+            hint="for a run: landmark-lab train --resume RUN scores it again",
+        )
+    return dict(content)
+
+
 def finite(value: Any) -> Any:
     """A value as it is, or None for a number that JSON cannot hold (NaN, infinity)."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -267,4 +288,5 @@ __all__ = [
     "Score",
     "SplitPredictions",
     "Value",
+    "read_results",
 ]

@@ -29,11 +29,12 @@ from landmark_lab.data.batch import Sample
 from landmark_lab.data.exports import Exports, MatchRequest, PairRequest
 from landmark_lab.data.results import Matches, Predictions, Provenance, SplitPredictions
 from landmark_lab.data.sampling import Images, LoaderSettings, Row, fixed_loader
-from landmark_lab.errors import DataError, RunError
+from landmark_lab.errors import DataError, LandmarkLabError, RunError
 from landmark_lab.evaluation.augmentation import Copies
 from landmark_lab.evaluation.matching import MATCHING_WARPS, find_matches, obstacle
 from landmark_lab.files import atomic, sha256
 from landmark_lab.geometry.warp import Warp
+from landmark_lab.plugin import check
 from landmark_lab.roles import ImageData, Landmarks, Method, Split, WarpGenerator
 from landmark_lab.seeding import BatchDraw
 
@@ -382,9 +383,10 @@ def load_predictions(
             where=where,
             hint="export the predictions again",
         )
-    if data is not None and provenance.data != dict(data):
+    changed = "" if data is None else _difference(provenance.data, data)
+    if changed:
         raise DataError(
-            f"is stale: these are predictions on other data ({_difference(provenance.data, data)})",
+            f"is stale: these are predictions on other data ({changed})",
             where=where,
             hint="export the predictions again",
         )
@@ -398,10 +400,10 @@ def check_same_images(predictions: Predictions, other: Predictions) -> None:
         DataError: the data or the images differ.
     """
     mine, theirs = predictions.provenance, other.provenance
-    if mine.data != theirs.data or mine.size != theirs.size:
+    changed = _difference(theirs.data, mine.data)
+    if changed or mine.size != theirs.size:
         raise DataError(
-            f"was made on other data than {predictions.source} "
-            f"({_difference(theirs.data, mine.data) or 'another image size'})",
+            f"was made on other data than {predictions.source} ({changed or 'another image size'})",
             where=other.source,
         )
     for name in predictions.splits.keys() & other.splits.keys():
@@ -493,10 +495,19 @@ def _splits(arrays: Arrays, provenance: Provenance, where: str) -> dict[str, Spl
 
 
 def _difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The keys in which two specs differ."""
+    """The keys in which two specs of data differ, in words; empty if they say the same."""
+    mine, other = _spelled_out(mine), _spelled_out(other)
     keys: Iterable[str] = sorted(mine.keys() | other.keys())
     return ", ".join(
         f"{key}: {mine.get(key)!r} instead of {other.get(key)!r}"
         for key in keys
         if mine.get(key) != other.get(key)
     )
+
+
+def _spelled_out(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A spec with the settings that are newer than itself, at their defaults."""
+    try:
+        return check(ImageData, spec, "data")
+    except LandmarkLabError:  # of a plugin that is not there any more
+        return spec

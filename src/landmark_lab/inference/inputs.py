@@ -72,12 +72,13 @@ class Frame:
         return f"labeled-data/{self.source.path.stem}/img{self.number:0{digits}d}.png"
 
 
-def find_sources(given: Sequence[str]) -> list[Source]:
+def find_sources(given: Sequence[str], without: Path | None = None) -> list[Source]:
     """The files that the user means, each one once.
 
     Args:
         given: image files, videos, folders (searched recursively, without hidden files), or
             patterns such as ``'frames/*.png'``.
+        without: a folder whose files are left out: what an earlier prediction drew.
 
     Raises:
         DataError: something does not exist, is no image or video, or holds none; or two videos have
@@ -86,7 +87,10 @@ def find_sources(given: Sequence[str]) -> list[Source]:
     found: dict[Path, Source] = {}
     for text in given:
         for path in _matching(text):
-            found.setdefault(path.resolve(), Source(path))
+            if without is None or not path.resolve().is_relative_to(without.resolve()):
+                found.setdefault(path.resolve(), Source(path))
+    if not found:
+        raise DataError("holds nothing but earlier predictions", where=str(without))
     videos: dict[str, Path] = {}
     for source in found.values():
         if source.is_video and videos.setdefault(source.path.stem, source.path) != source.path:

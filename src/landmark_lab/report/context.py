@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from landmark_lab import checkpoint
 from landmark_lab.config import Stage
-from landmark_lab.data.results import Predictions
+from landmark_lab.data.results import Predictions, read_results
 from landmark_lab.errors import LandmarkLabError
 from landmark_lab.evaluation import labels, load_predictions
 from landmark_lab.files import read_json
@@ -105,7 +105,7 @@ class Context:
         if not file.is_file():
             self._miss("The run was not evaluated yet: there is no results.json.")
             return {}
-        read = self._try("the results", lambda: read_json(file)["protocols"])
+        read = self._try("the results", lambda: read_results(file)["protocols"])
         return {} if read is None else read
 
     @cached_property

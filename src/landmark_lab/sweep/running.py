@@ -12,8 +12,9 @@ from typing import Literal
 
 from landmark_lab.callbacks.csv_log import column
 from landmark_lab.config import read
+from landmark_lab.data.results import read_results
 from landmark_lab.errors import LandmarkLabError, RunError
-from landmark_lab.files import atomic, read_json
+from landmark_lab.files import atomic
 from landmark_lab.runs import CONFIG, in_use
 from landmark_lab.sweep.file import Sweep, read_sweep
 from landmark_lab.sweep.plan import Planned, plan
@@ -118,7 +119,7 @@ def metric_of(run: Path, name: str, goal: Literal["minimize", "maximize"]) -> fl
         RunError: the run has no such value.
     """
     results = run / "results.json"
-    scores = read_json(results)["protocols"] if results.is_file() else {}
+    scores = read_results(results)["protocols"] if results.is_file() else {}
     if name in scores:
         return float(scores[name]["value"])
     stage = list(read(run / CONFIG).stages)[-1]

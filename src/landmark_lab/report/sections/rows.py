@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from landmark_lab.data.results import read_results
 from landmark_lab.errors import LandmarkLabError
-from landmark_lab.files import read_json
 from landmark_lab.report.blocks import Cell, Section, Table, number
 from landmark_lab.report.context import Context
 
@@ -40,9 +40,8 @@ def _neighbours(context: Context) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if file.parent == run:
             continue
         try:
-            found = read_json(file)
-            assert isinstance(found["protocols"], dict)
-        except (LandmarkLabError, KeyError, TypeError, AssertionError):
+            found = read_results(file)
+        except LandmarkLabError:
             continue  # of another program, or being written
         yield str(Path(*file.parent.relative_to(top).parts)), found
 
