@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.command_line import Cli, runner
+
 # The tests run in several processes; more threads each would only be in each other's way.
 torch.set_num_threads(1)
+# A process that a test starts must compute with as many, or its sums differ in the last bit.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,9 @@ def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Runs in tests end without a report, which takes seconds, but for the report's own tests."""
     if "report" not in request.path.parts:
         monkeypatch.setattr("landmark_lab.experiment.try_report", lambda run: None)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Run a command in this process, in a folder of its own."""
+    return runner(monkeypatch, capsys, tmp_path)

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 import landmark_lab.cli as command_line
-from landmark_lab import user_plugins
 from landmark_lab.cli import doctor
 from landmark_lab.cli.reproduce import measured
 from landmark_lab.config import Experiment
 from landmark_lab.errors import DataError, RunError
 from landmark_lab.runs import new_run
+from tests.command_line import Cli
 
 SETTINGS: dict[str, Any] = {
     "summary": "small",
@@ -47,40 +47,6 @@ COMMANDS = (
     "list",
     "doctor",
 )
-
-
-@dataclass
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Result]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Run a command in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(user_plugins.VARIABLE, "")
-    monkeypatch.delenv(command_line.DEBUG_VARIABLE, raising=False)
-    monkeypatch.setenv("LANDMARK_LAB_LAUNCH", "test")
-
-    def run(*arguments: str | Path) -> Result:
-        monkeypatch.setattr(sys, "argv", ["landmark-lab", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            command_line.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        else:
-            code = 0
-        return Result(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

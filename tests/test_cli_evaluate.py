@@ -1,7 +1,6 @@
 """Scoring runs again, comparing them, and the summary of a reproduction."""
 
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-import landmark_lab.cli as command_line
-from landmark_lab import user_plugins
 from landmark_lab.cli.reproduce import comparison, summarised
 from landmark_lab.cli.scored import parse_protocol
 from landmark_lab.config import Experiment
@@ -21,32 +18,10 @@ from landmark_lab.evaluation.predictions import save_predictions
 from landmark_lab.files import sha256
 from landmark_lab.plugin import build
 from landmark_lab.roles import ImageData, Protocol
+from tests.command_line import Cli
 from tests.evaluation.test_protocols import scene
-from tests.test_cli import Cli, Result
 
 DATA = {"name": "toy_faces", "size": 32}
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Run a command in this process, in a folder of its own, on a wide terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(user_plugins.VARIABLE, "")
-    monkeypatch.delenv(command_line.DEBUG_VARIABLE, raising=False)
-    monkeypatch.setenv("COLUMNS", "140")
-
-    def run(*arguments: str | Path) -> Result:
-        monkeypatch.setattr(sys, "argv", ["landmark-lab", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            command_line.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        else:
-            code = 0
-        return Result(code, *capsys.readouterr())
-
-    return run
 
 
 def make_run(

@@ -33,11 +33,12 @@ from landmark_lab.callbacks.csv_log import CsvLog, column
 from landmark_lab.callbacks.early_stop import EarlyStop, EarlyStopSettings
 from landmark_lab.callbacks.embedding_health import EmbeddingHealth
 from landmark_lab.callbacks.estimate import Estimate
-from landmark_lab.callbacks.health import CRITERION, Health
+from landmark_lab.callbacks.health import Health
 from landmark_lab.callbacks.pictures import Pictures
 from landmark_lab.callbacks.plain_progress import PlainProgress
 from landmark_lab.callbacks.saving import SaveLast, WriteCard
 from landmark_lab.callbacks.schedule_check import ScheduleCheck
+from landmark_lab.callbacks.watch import CRITERION
 from landmark_lab.completion import complete
 from landmark_lab.config import Experiment, Stage
 from landmark_lab.data.exports import Exports

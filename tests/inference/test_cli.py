@@ -2,53 +2,18 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import landmark_lab.cli as command_line
-from landmark_lab import user_plugins
 from landmark_lab.data.annotations import read
 from landmark_lab.data.annotations.coco import write_coco
 from landmark_lab.data.annotations.deeplabcut import write_deeplabcut
 from landmark_lab.data.preprocess import Preprocess
+from tests.command_line import Cli
 from tests.inference.world import NAMES, annotated_images, dots, named, save_image, save_method
-
-
-@dataclass
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Result]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Run a command in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(user_plugins.VARIABLE, "")
-    monkeypatch.delenv(command_line.DEBUG_VARIABLE, raising=False)
-
-    def run(*arguments: str | Path) -> Result:
-        monkeypatch.setattr(sys, "argv", ["landmark-lab", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            command_line.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        else:
-            code = 0
-        return Result(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from landmark_lab import checkpoint
 from landmark_lab.callbacks.embedding_health import EmbeddingHealth
-from landmark_lab.callbacks.health import CRITERION
+from landmark_lab.callbacks.watch import CRITERION
 from landmark_lab.config import read
 from landmark_lab.data.batch import Pair, Sample
 from landmark_lab.experiment import run

@@ -16,12 +16,15 @@ from scipy import stats
 from landmark_lab.cli.sweep import comparison
 from landmark_lab.errors import ConfigError, RunError
 from landmark_lab.files import read_json
+from landmark_lab.plugin import available, discover
+from landmark_lab.roles import Method
 from landmark_lab.sweep import running
 from landmark_lab.sweep.file import Sweep, read_sweep
 from landmark_lab.sweep.plan import Planned, combinations, plan
 from landmark_lab.sweep.running import TABLE, Outcome, metric_of, ranked, sweep
 
 ROOT = Path(__file__).parents[2]
+PROBES = {"virtual_points", "nearest"}
 FILES = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
 EXPERIMENT = """
 data: {name: toy_faces, size: 32, train: 8, val: 8, test: 8}
@@ -263,7 +266,14 @@ def test_the_sweeps_of_the_laboratory_can_run(path: Path, monkeypatch: pytest.Mo
     found = read_sweep(path)
     assert plan(found, 2)
     assert found.name == path.stem
-    assert found.metric == "val/criterion"
+    # Probes learn from annotated points and are judged by them; all others without labels.
+    assert found.metric == ("nme" if path.stem in PROBES else "val/criterion")
+
+
+def test_every_method_has_a_sweep() -> None:
+    discover()
+    built_in = {n for n, c in available(Method).items() if c.__module__.startswith("landmark_lab.")}
+    assert built_in == {path.stem for path in FILES} - {"factorized_faces"}
 
 
 def agent_command(path: Path, values: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_info
 
-from landmark_lab.callbacks.health import CRITERION
+from landmark_lab.callbacks.watch import CRITERION
 from landmark_lab.errors import ConfigError
 
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_warn
 
-from landmark_lab.callbacks.health import CRITERION
+from landmark_lab.callbacks.watch import CRITERION, Watch
 from landmark_lab.embedding import size_of
 from landmark_lab.losses.pair_matching import MatchingLoss
 from landmark_lab.metrics.embedding import (
@@ -23,13 +21,13 @@ from landmark_lab.metrics.embedding import (
     guessing_error,
     matching_error,
 )
-from landmark_lab.roles import Embedding, Method, Pair
+from landmark_lab.roles import Embedding, Pair
 
 # Queries a side of each validation image: enough for a mean over some dozens of images.
 _SIDE = 12
 
 
-class EmbeddingHealth(Callback):
+class EmbeddingHealth(Watch):
     """Matches the validation pairs by their vectors after every epoch.
 
     Logged: ``val/criterion`` (see ``metrics/embedding.py``; lower is better, and a collapsed run
@@ -40,12 +38,7 @@ class EmbeddingHealth(Callback):
     """
 
     def __init__(self) -> None:
-        self._metric = EmbeddingCriterion()
-        self._said: set[str] = set()
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metric.to(pl_module.device)
-        self._metric.reset()
+        super().__init__(EmbeddingCriterion())
 
     def on_validation_batch_end(
         self,
@@ -89,11 +82,8 @@ class EmbeddingHealth(Callback):
             "val/guessing": mean["guessing"],
             "val/deviation": mean["deviation"],
         }
-        # Every process has computed the same from all rows; sync_dist changes nothing, but
-        # Lightning would warn without it.
-        pl_module.log_dict(values, sync_dist=True)
         shown = {"matching": mean["direct"], "across": mean["across"]}
-        pl_module.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
+        self.publish(pl_module, values, shown)
         if trainer.current_epoch > 0:
             self._warn({name: float(value) for name, value in mean.items()}, pl_module)
 
@@ -110,10 +100,5 @@ class EmbeddingHealth(Callback):
             ),
         }
         for kind, (bad, what) in found.items():
-            if bad and kind not in self._said:
-                self._said.add(kind)
-                cure = module.cure if isinstance(module, Method) else ""
-                rank_zero_warn(
-                    f"collapse: {what} (epoch {module.current_epoch})"
-                    + (f"; the usual cure: {cure}" if cure else "")
-                )
+            if bad:
+                self.say(kind, f"{what} (epoch {module.current_epoch})", module)

@@ -7,19 +7,17 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_warn
 
+from landmark_lab.callbacks.watch import CRITERION, Watch
 from landmark_lab.metrics.collapse import Collapse, collapse
 from landmark_lab.metrics.equivariance import EquivarianceCriterion
-from landmark_lab.roles import Landmarks, Method, Pair
+from landmark_lab.roles import Landmarks, Pair
 
-CRITERION = "val/criterion"
 # A spread over fewer images says nothing.
 _ENOUGH = 16
 
 
-class Health(Callback):
+class Health(Watch):
     """Looks at the landmarks of the validation pairs after every epoch.
 
     Logged: ``val/criterion`` (see ``metrics/equivariance.py``; lower is better, and a collapsed run
@@ -29,12 +27,7 @@ class Health(Callback):
     """
 
     def __init__(self) -> None:
-        self._metric = EquivarianceCriterion()
-        self._said: set[str] = set()
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metric.to(pl_module.device)
-        self._metric.reset()
+        super().__init__(EquivarianceCriterion())
 
     def on_validation_batch_end(
         self,
@@ -65,11 +58,8 @@ class Health(Callback):
             "val/spread": state.spread.nanmean(),
             "val/distinct": torch.tensor(float(state.distinct), device=criterion.device),
         }
-        # Every process has computed the same from all rows; sync_dist changes nothing, but
-        # Lightning would warn without it.
-        pl_module.log_dict(values, sync_dist=True)
         shown = {"distinct": values["val/distinct"], "spread": values["val/spread"]}
-        pl_module.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
+        self.publish(pl_module, values, shown)
         if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0:
             self._warn(state, pl_module)
 
@@ -82,11 +72,6 @@ class Health(Callback):
             "lost": (int(state.lost.sum()), "are never found"),
         }
         for kind, (number, what) in found.items():
-            if 2 * number >= count and kind not in self._said:
-                self._said.add(kind)
-                cure = module.cure if isinstance(module, Method) else ""
-                rank_zero_warn(
-                    f"collapse: {number} of {count} landmarks {what} (epoch "
-                    f"{module.current_epoch}, mean spread {float(state.spread.nanmean()):.3f})"
-                    + (f"; the usual cure: {cure}" if cure else "")
-                )
+            if 2 * number >= count:
+                where = f"epoch {module.current_epoch}, mean spread {state.spread.nanmean():.3f}"
+                self.say(kind, f"{number} of {count} landmarks {what} ({where})", module)

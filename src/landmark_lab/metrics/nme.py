@@ -116,36 +116,6 @@ def landmark_errors(
     return point_errors(predicted, points, normaliser, visible).nanmean(0)
 
 
-class NormalisedMeanError(RowMetric):
-    """:func:`normalised_mean_error` over batches and processes, each image counted once."""
-
-    higher_is_better = False
-    is_differentiable = False
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(("error",), **settings)
-
-    def update(
-        self,
-        predicted: Tensor,
-        points: Tensor,
-        normaliser: Tensor,
-        index: Tensor,
-        visible: Tensor | None = None,
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            predicted, points, normaliser, visible: see :func:`point_errors`.
-            index: (B,) position of each image in its split.
-        """
-        self.keep(index, error=image_errors(predicted, points, normaliser, visible))
-
-    def compute(self) -> Tensor:
-        """The mean over all images seen by all processes."""
-        return self.rows()["error"].nanmean()
-
-
 class LandmarkErrors(RowMetric):
     """:func:`landmark_errors` over batches and processes, each image counted once."""
 
@@ -163,9 +133,22 @@ class LandmarkErrors(RowMetric):
         index: Tensor,
         visible: Tensor | None = None,
     ) -> None:
-        """Add a batch; the arguments are those of :class:`NormalisedMeanError`."""
+        """Add a batch.
+
+        Args:
+            predicted, points, normaliser, visible: see :func:`point_errors`.
+            index: (B,) position of each image in its split.
+        """
         self.keep(index, errors=point_errors(predicted, points, normaliser, visible))
 
     def compute(self) -> Tensor:
         """(P,) the means over all images seen by all processes."""
         return self.rows()["errors"].nanmean(0)
+
+
+class NormalisedMeanError(LandmarkErrors):
+    """:func:`normalised_mean_error` over batches and processes, each image counted once."""
+
+    def compute(self) -> Tensor:
+        """The mean over all images seen by all processes."""
+        return self.rows()["errors"].nanmean(-1).nanmean()
