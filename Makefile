@@ -77,7 +77,8 @@ $(foreach e,$(EXPERIMENTS),$(eval $(call reproduce,$(e))))
 # with one version of a library where possible, so that lint and tests say the same everywhere.
 compile = UV_SYSTEM_CERTS=true UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
 	--fork-strategy fewest --no-annotate --python-version $(firstword $(SUPPORTED)) --extra pretrained \
-	--extra worlds --extra export --extra tensorboard --extra dev $(2) \
+	--extra worlds --extra keypoints --extra template --extra coco --extra export --extra tensorboard \
+	--extra dev $(2) \
 	$(ARGS) --output-file $(1) setup.cfg
 
 # Sets $$python, or ends with the reason of every candidate, before anything is downloaded.

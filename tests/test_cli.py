@@ -156,7 +156,7 @@ def test_list_shows_names_summaries_parameters_and_places(cli: Cli) -> None:
     out = cli("list", "backbone", "hour*").out
     assert "hourglass  One hourglass" in out
     assert "width: int = 256" in out
-    assert "block: 'bottleneck' | 'basic' | 'plain' = bottleneck" in out
+    assert "block: 'bottleneck' | 'basic' | 'plain' | 'parallel' = bottleneck" in out
     assert f"plugins{os.sep}backbones{os.sep}hourglass.py" in out
     assert "dilations" not in out
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from landmark_lab.cli.reproduce import comparison, summarised
 from landmark_lab.cli.scored import parse_protocol
 from landmark_lab.config import Experiment
+from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.results import Predictions
+from landmark_lab.data.rounds import Labelled, write_round
 from landmark_lab.errors import ConfigError
 from landmark_lab.evaluation import evaluate, load_predictions
 from landmark_lab.evaluation.predictions import save_predictions
@@ -59,6 +62,32 @@ def run(tmp_path: Path) -> Path:
 
 
 class TestEvaluate:
+    def test_rounds_are_scored_too(self, cli: Cli, run: Path) -> None:
+        train = load_predictions(run / "predictions" / "best.npz").splits["train"]
+        assert train.points is not None
+        count, points = len(train), torch.from_numpy(train.points)
+        for number, off in enumerate((0.4, 0.0)):
+            table = KeypointTable.of(
+                count,
+                torch.arange(count).repeat_interleave(points.shape[1]),
+                points.flatten(0, 1) + off,
+                torch.ones(points[..., 0].numel()),
+            )
+            path = run / "rounds" / "first" / f"{number:03d}.npz"
+            write_round(path, Labelled(table), 50 * number, number)
+        result = cli("evaluate", run, "keypoint_detection", "keypoint_clusters", "--rounds")
+        assert result.code == 0, result.err
+        assert "Rounds of 'first' on its training images" in result.out
+        rounds = json.loads((run / "evaluation.json").read_text())["rounds"]["first"]
+        assert [(one["number"], one["step"]) for one in rounds] == [(0, 0), (1, 50)]
+        values = [one["scores"]["keypoint_detection"]["value"] for one in rounds]
+        assert values[0] < values[1] == 100
+        assert "keypoint_clusters" not in rounds[1]["scores"]  # nothing is labelled
+        result = cli("evaluate", run, "--rounds")
+        assert "--rounds: none of the protocols is about keypoints" in result.err
+        result = cli("evaluate", run / "predictions" / "best.npz", "keypoint_detection", "--rounds")
+        assert "no rounds were written down" in result.err
+
     def test_a_run_is_scored_by_its_own_protocols(self, cli: Cli, run: Path) -> None:
         before = (run / "results.json").read_bytes()
         result = cli("evaluate", run)

@@ -26,7 +26,17 @@ FLOORS = {
         "user_plugins",
     ),
     1: ("geometry", "losses", "clustering", "metrics"),
-    2: ("roles", "data", "optimisation", "checkpoint", "embedding", "probe"),
+    2: (
+        "roles",
+        "data",
+        "optimisation",
+        "checkpoint",
+        "clustered_keypoints",
+        "embedding",
+        "keypoint_network",
+        "probe",
+        "rounds",
+    ),
     3: ("methods", "evaluation"),
     4: (
         "experiment",
@@ -55,6 +65,10 @@ OWNED = (
     "matplotlib",
     "jinja2",
     "pymunk",
+    "transformers",
+    "pycocotools",
+    "pycpd",
+    "contourpy",
 )
 # Functions that import the module that their first argument names.
 IMPORTERS = ("require", "import_module")

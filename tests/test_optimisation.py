@@ -10,7 +10,7 @@ from landmark_lab.errors import ConfigError
 from landmark_lab.plugin import build
 from landmark_lab.roles import Optimiser, Schedule
 
-NAMES = ("adam", "adamw", "sgd")
+NAMES = ("adam", "adamw", "sgd", "rmsprop")
 
 
 def rates(spec: dict[str, Any], steps: int, epochs: int) -> list[float]:
@@ -42,6 +42,11 @@ def test_cosine_needs_to_know_its_end() -> None:
 def test_steps_multiplies_after_the_given_epochs() -> None:
     found = rates({"name": "steps", "epochs": [2, 3], "factor": 0.1}, steps=40, epochs=4)
     assert found == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_drops_multiplies_after_the_given_steps() -> None:
+    found = rates({"name": "drops", "steps": [2, 3, 99], "factor": 0.1}, steps=5, epochs=1)
+    assert found == pytest.approx([1, 1, 0.1, 0.01, 0.01])
 
 
 def test_constant_is_no_schedule() -> None:

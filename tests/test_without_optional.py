@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-ABSENT = ("albumentations", "wandb", "faiss", "torchvision", "timm")
+ABSENT = (
+    "albumentations",
+    "wandb",
+    "faiss",
+    "torchvision",
+    "timm",
+    "transformers",
+    "pycpd",
+    "pycocotools",
+)
 
 # Libraries are missing in both senses: they cannot be imported and they are not installed.
 BLOCKER = f"""

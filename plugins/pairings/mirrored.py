@@ -6,7 +6,7 @@ another pairing and m the mirror image or, with probability one half, the identi
 first and acts on the source, t m. That changes nothing for a symmetric family of transformations,
 and it keeps t closed-form at pixel centres.
 
-Which rows are mirrored is in ``Pair.warp``: it reverses their orientation
+Which rows are mirrored is in ``Pair.mirrored``, and in ``Pair.warp``: it reverses their orientation
 (``geometry.symmetry.reverses_orientation``).
 
 Convention: points are (x, y) in [-1, 1]; mirroring takes x to −x.
@@ -64,8 +64,10 @@ class Mirrored(Pairing, name="mirrored"):
         pair = self.pairing.pair(members, draw)
         assert pair.warp is not None  # checked when the pairing was built
         chosen = draw.child("mirror").uniform() < self.probability
-        source = _mirrored(pair.source, chosen)
-        return Pair(source, pair.target, _mirror(chosen).then(pair.warp))
+        source, mirror = _mirrored(pair.source, chosen), _mirror(chosen)
+        view = mirror if pair.view is None else pair.view.then(mirror)
+        already = torch.zeros_like(chosen) if pair.mirrored is None else pair.mirrored
+        return Pair(source, pair.target, mirror.then(pair.warp), view, already ^ chosen)
 
 
 def _mirror(chosen: Tensor) -> AffineWarp:

@@ -76,7 +76,7 @@ class Synthetic(Pairing, name="synthetic"):
         in_target = in_source if in_source is None else warp.to_target(in_source)
         source = self._moved(members[0], view, in_source)
         target = self._moved(members[-1], view.then(warp), in_target)
-        return Pair(source, target, warp)
+        return Pair(source, target, warp, view)
 
     def _moved(self, sample: Sample, warp: Warp, marks: Tensor | None) -> Sample:
         """The sample as the target of a warp that takes its marks where they are given."""

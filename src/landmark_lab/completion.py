@@ -25,6 +25,7 @@ from landmark_lab.evaluation import labels
 from landmark_lab.loggers import complete_log
 from landmark_lab.plugin import build, check, check_settings, find, parameters
 from landmark_lab.roles import ImageData, Method, Pairing, Protocol
+from landmark_lab.rounds import Labels
 from landmark_lab.schema import unsupported, validated, without_none
 
 # Arguments of the trainer that an experiment file may not give, and why.
@@ -65,6 +66,7 @@ def complete(experiment: Experiment) -> Experiment:
     stages: dict[str, Stage] = {}
     for name, stage in experiment.stages.items():
         stages[name] = _complete(_with_base(stage, stages))
+        _check_labels(stages[name], stages)
     log = complete_log(experiment.log)
     return replace(experiment, stages=stages, evaluate=evaluate, log=log)
 
@@ -128,6 +130,18 @@ def _with_base(stage: Stage, earlier: Mapping[str, Stage]) -> Stage:
             own=stage.own | {"start_from"},
         )
     return stage
+
+
+def _check_labels(stage: Stage, earlier: Mapping[str, Stage]) -> None:
+    """Check from where a method takes its labels, ``{stage: NAME}`` or ``{checkpoint: PATH}``."""
+    for key, parameter in parameters(find(Method, stage.method["name"])).items():
+        if without_none(parameter.annotation)[0] is not Labels or stage.method[key] is None:
+            continue
+        where = f"{stage.where('method')}.{key}"
+        before = {name: other for name, other in earlier.items() if name != stage.name}
+        source = weights_source(stage.method[key], where, before)
+        if "checkpoint" in source:
+            _check_file(source["checkpoint"], where)
 
 
 def _check_warp(method: Mapping[str, Any], pairing: Mapping[str, Any] | None, stage: Stage) -> None:

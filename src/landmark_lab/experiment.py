@@ -7,6 +7,7 @@ Lightning does the running; this file puts the parts together and says which fil
     RUN/checkpoints/STAGE/best.ckpt by the label-free criterion, where there is one
     RUN/checkpoints/STAGE/done.ckpt the finished stage
     RUN/metrics/STAGE.csv           what was logged
+    RUN/rounds/STAGE/*.npz          pseudo-labels of each round, see rounds.py
     RUN/predictions/*.npz           landmarks and matches, see evaluation/predictions.py
     RUN/results.json                scores
     RUN/figures/*.png               pictures
@@ -64,6 +65,7 @@ from landmark_lab.roles import (
     WarpGenerator,
     limited,
 )
+from landmark_lab.rounds import Labels, RoundsMethod
 from landmark_lab.runs import in_use, new_run, note_command, open_run, process_rank, recorded
 from landmark_lab.seeding import seed_of
 
@@ -186,6 +188,9 @@ class _Stage:
         self._check_early_stop()
         # Images to train on are met in the first epoch; these only after it.
         self.data.images("val").check_readable()
+        if self._labels is not None:
+            assert isinstance(self.method, RoundsMethod)
+            self.method.check_teacher(self._teacher(self._labels, stages))
         start = self.stage.start_from or {}
         if "stage" in start:
             self._load(stages[start["stage"]].method.state_dict(), self.stage.where("start_from"))
@@ -310,6 +315,12 @@ class _Stage:
                 )
             until = int(content["global_step"])
             rank_zero_info(f"continuing stage '{self.stage.name}' from step {until}")
+        if isinstance(self.method, RoundsMethod):
+            self.method.folder = folder / "rounds" / self.stage.name
+            if self._labels is not None:
+                earlier = self.checkpoints(folder).parent / (self._labels.stage or "")
+                source = self._labels.checkpoint or earlier / "done.ckpt"
+                self.method.teacher = lambda: checkpoint.load(source)
         trainer = _new_trainer(
             self.stage.where("trainer"),
             **{"log_every_n_steps": 10, **self.stage.trainer},
@@ -380,6 +391,20 @@ class _Stage:
             method = bases[start["into"]]
         checkpoint.load_weights(method, state, path, parts, without)
 
+    @property
+    def _labels(self) -> Labels | None:
+        """Where the method takes its first pseudo-labels from, if from another method."""
+        start = self.method.start if isinstance(self.method, RoundsMethod) else None
+        return start if isinstance(start, Labels) else None
+
+    def _teacher(self, labels: Labels, stages: Mapping[str, "_Stage"]) -> Method:
+        """That other method, as it is built; nothing is trained or loaded."""
+        if labels.stage is not None:
+            return stages[labels.stage].method
+        assert labels.checkpoint is not None  # one of the two is given
+        spec = checkpoint.read(labels.checkpoint)[0].method
+        return build(Method, spec, f"{labels.checkpoint}: method")
+
     def _bases(self) -> dict[str, Method]:
         """The parts of the method that are methods themselves."""
         parts = self.method.named_children()
@@ -424,7 +449,7 @@ def _evaluate(stage: _Stage, experiment: Experiment, folder: Path, log: RunLog) 
     }
     protocols = [build(Protocol, spec, "evaluate") for spec in experiment.evaluate]
     exports = Exports.union(protocol.exports for protocol in protocols)
-    shared["matches"] = exports.matches
+    shared |= {"matches": exports.matches, "keypoints": exports.keypoints}
     if exports.copies:
         augmentation = build(WarpGenerator, REGRESSOR_WARPS, "evaluate")
         shared |= {"augmentation": augmentation, "copies": exports.copies}

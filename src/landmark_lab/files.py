@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,30 @@ def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def checksum(values: Iterable[object]) -> str:
+    """Hexadecimal checksum of arrays, with their types and shapes, and of plain values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype.str} {value.shape}".encode())
+            digest.update(value.tobytes())
+        else:
+            digest.update(repr(value).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where results that can be computed again are kept: ``$LANDMARK_LAB_CACHE`` if it is set.
+
+    Otherwise ``landmark-lab`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``. Nothing is made here.
+    """
+    named = os.environ.get("LANDMARK_LAB_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "landmark-lab"
 
 
 def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:

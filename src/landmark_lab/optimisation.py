@@ -83,6 +83,36 @@ class Sgd(Optimiser, name="sgd"):
         )
 
 
+class RmsProp(Optimiser, name="rmsprop"):
+    """RMSprop, with weight decay added to the gradient.
+
+    Args:
+        lr: learning rate.
+        weight_decay: weight decay.
+        decay: of the running mean of the squared gradient.
+        momentum: momentum.
+    """
+
+    def __init__(
+        self,
+        lr: float = 2e-4,
+        weight_decay: float = 0.0,
+        decay: float = 0.99,
+        momentum: float = 0.0,
+    ) -> None:
+        self.lr, self.weight_decay = lr, weight_decay
+        self.decay, self.momentum = decay, momentum
+
+    def configure(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(
+            parameters,
+            lr=self.lr,
+            alpha=self.decay,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+        )
+
+
 class Constant(Schedule, name="constant"):
     """The learning rate stays as it is."""
 
@@ -142,6 +172,26 @@ class Steps(Schedule, name="steps"):
         return {
             "scheduler": lr_scheduler.MultiStepLR(optimiser, list(self.epochs), self.factor),
             "interval": "epoch",
+        }
+
+
+class Drops(Schedule, name="drops"):
+    """The learning rate is multiplied after given numbers of optimiser steps.
+
+    Args:
+        steps: after which steps; those that a training does not reach are without effect.
+        factor: by how much.
+    """
+
+    def __init__(self, steps: tuple[int, ...], factor: float = 0.1) -> None:
+        self.steps, self.factor = steps, factor
+
+    def configure(
+        self, optimiser: torch.optim.Optimizer, steps: int, epochs: int
+    ) -> Mapping[str, Any] | None:
+        return {
+            "scheduler": lr_scheduler.MultiStepLR(optimiser, list(self.steps), self.factor),
+            "interval": "step",
         }
 
 

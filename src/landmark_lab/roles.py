@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from landmark_lab.data.batch import LoadedBatch, Pair, Sample
 from landmark_lab.data.exports import Exports
+from landmark_lab.data.keypoints import Detections
 from landmark_lab.data.preprocess import Preprocess
 from landmark_lab.data.results import Predictions, Score
 from landmark_lab.data.sampling import (
@@ -62,7 +63,10 @@ class Keypoints(Structural):
     """Finds an unordered set of points."""
 
     def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (B, N, 2), scores (B, N) and labels (B, N), -1 for none."""
+        """Points (B, N, 2), scores (B, N) and labels (B, N), -1 for none.
+
+        An image with fewer keypoints than N has NaN points of score 0 and label -1, anywhere.
+        """
         ...
 
 
@@ -93,6 +97,22 @@ class Reflection(Structural):
 
     def reflect(self, vectors: Tensor) -> Tensor:
         """From vectors (..., C) of points to those of their left-right partners."""
+        ...
+
+
+@runtime_checkable
+class Symmetry(Structural):
+    """Knows which symmetries an object has.
+
+    Attributes:
+        turns: the number of symmetries that images leave open, the identity included.
+    """
+
+    @property
+    def turns(self) -> int: ...
+
+    def symmetry(self, images: Tensor) -> Tensor:
+        """How far cells (B, h, w) are from what the symmetries leave in place, in [0, 1]."""
         ...
 
 
@@ -149,11 +169,54 @@ class PerceptualNetwork(Plugin, nn.Module, role="perceptual"):
 
 
 class KeypointDetector(Plugin, role="keypoints"):
-    """A generic detector of interest points, without training on the data."""
+    """A generic detector of interest points, without training on the data.
+
+    The result is a function of the settings, the arguments and ``version``: it is kept on disk.
+
+    Attributes:
+        version: changed whenever the same image would give other keypoints.
+        needs: fields of a Sample, besides image and index, that the data must provide.
+        draws: whether it uses random numbers.
+        cure: what to change where it finds nothing; part of the error.
+    """
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset()
+    draws: ClassVar[bool] = False
+    cure: ClassVar[str] = ""
+
+    @property
+    def content(self) -> str:
+        """What the settings only name, e.g. a checksum of a file of weights; empty by default.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        return ""
+
+    def prepare(self) -> None:
+        """Load what the detection needs; called once, before the first image.
+
+        Raises:
+            LandmarkLabError: it is not there.
+        """
 
     @abstractmethod
-    def detect(self, image: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Image (H, W, 3) uint8 to points (N, 2), scores (N,) and descriptors (N, D)."""
+    def detect(
+        self,
+        image: NDArray[np.uint8],
+        generator: np.random.Generator,
+        annotated: NDArray[np.float32] | None = None,
+        box: NDArray[np.float32] | None = None,
+    ) -> Detections:
+        """Find the keypoints of one image; several threads may do so at once.
+
+        Args:
+            image: (H, W, 3), RGB.
+            generator: of all random numbers.
+            annotated: (P, 2) annotated points, NaN where unknown; None if the data has none.
+            box: (4,) x0, y0, x1, y1 of the object, in the units of points; None if unknown.
+        """
 
 
 class Optimiser(Plugin, role="optimiser"):
@@ -343,12 +406,17 @@ class ImageData(Plugin, LightningDataModule, role="data"):
             images, self._paired.members, self._loader, self._seed, *self._process()
         )
 
-    def samples(self, split: Split) -> DataLoader[Any]:
-        """Every image of a split once, in order, alone; for prediction."""
+    def samples(self, split: Split, rows: NDArray[np.int64] | None = None) -> DataLoader[Any]:
+        """Every image of a split once, in order, alone; or some images, by their rising indices."""
         rank, world = self._process()
         return fixed_loader(
-            self._some_images(split), _itself, self._loader, self._seed, rank, world
+            self._some_images(split), _itself, self._loader, self._seed, rank, world, rows
         )
+
+    @property
+    def draw_seed(self) -> int:
+        """The experiment's seed, from which whatever happens in a training is drawn."""
+        return self._seed
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a loaded batch into a Pair (training, validation) or a Sample (prediction)."""
@@ -457,6 +525,11 @@ class Method(Plugin, LightningModule, role="method"):
         self.weights = dict(weights)
         self.optimiser = optimiser
         self.schedule = schedule
+
+    @property
+    def settled(self) -> bool:
+        """Whether what it finds can be judged already; not before a warm-up has ended."""
+        return True
 
     @abstractmethod
     def losses(self, batch: Pair) -> dict[str, Tensor]:
@@ -616,5 +689,6 @@ __all__ = [
     "Schedule",
     "Score",
     "Split",
+    "Symmetry",
     "WarpGenerator",
 ]

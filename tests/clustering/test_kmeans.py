@@ -1,31 +1,17 @@
 """K-means against scikit-learn, both engines, and what it refuses."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from torch import Tensor
 
-from landmark_lab.clustering.kmeans import Engine, kmeans
+from landmark_lab.clustering import faiss_engine
+from landmark_lab.clustering.faiss_engine import Engine
+from landmark_lab.clustering.kmeans import kmeans
 from landmark_lab.errors import MissingDependencyError
-
-ENGINES: list[Engine] = ["faiss", "torch"]
-EITHER = pytest.mark.parametrize("engine", ENGINES)
-
-
-@pytest.fixture(autouse=True)
-def _faiss_if_asked(request: pytest.FixtureRequest) -> None:
-    if getattr(request.node, "callspec", None) and "faiss" in request.node.callspec.params.values():
-        pytest.importorskip("faiss")
-
-
-def blobs(count: int, centres: int, dimensions: int = 16, noise: float = 0.5) -> Tensor:
-    """Points around random centres, so broad that the clusters touch."""
-    generator = torch.Generator().manual_seed(0)
-    centre = torch.randn(centres, dimensions, generator=generator)
-    which = torch.randint(centres, (count,), generator=generator)
-    return centre[which] + noise * torch.randn(count, dimensions, generator=generator)
+from tests.clustering.engines import EITHER, NEEDS_FAISS, blobs
 
 
 @EITHER
@@ -62,10 +48,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_another_start(engine: Eng
     assert not torch.equal(kmeans(points, 20, seed=2, engine=engine).centroids, one.centroids)
 
 
+@NEEDS_FAISS
 def test_the_engines_agree_from_the_same_start() -> None:
-    pytest.importorskip("faiss")
     points = blobs(3000, 20)
-    one, two = (kmeans(points, 20, seed=0, engine=engine) for engine in ENGINES)
+    one = kmeans(points, 20, seed=0, engine="faiss")
+    two = kmeans(points, 20, seed=0, engine="torch")
     assert one.inertia == pytest.approx(two.inertia, rel=1e-3)
 
 
@@ -84,6 +71,17 @@ def test_carries_centroids_over(engine: Engine) -> None:
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     again = kmeans(points, 10, seed=5, initial=first.centroids[order], engine=engine)
     torch.testing.assert_close(again.centroids, first.centroids[order], rtol=1e-4, atol=1e-4)
+
+
+@EITHER
+def test_completes_centroids_that_are_carried_over(engine: Engine) -> None:
+    # Of ten clusters far from one another the first six are known, the others are found.
+    centres = 100 * torch.eye(10)
+    points = centres.repeat(30, 1) + blobs(300, 1, 10, noise=0.1)
+    known = kmeans(points, 10, seed=0, initial=centres, engine=engine).centroids
+    found = kmeans(points, 10, seed=0, initial=known[:6], engine=engine)
+    torch.testing.assert_close(found.centroids[:6], known[:6])
+    assert found.labels.bincount().tolist() == [30] * 10
 
 
 @EITHER
@@ -118,8 +116,10 @@ def test_refuses_what_cannot_be_clustered(engine: Engine) -> None:
         kmeans(points, 21, seed=0, engine=engine)
     with pytest.raises(ValueError, match="at least 1"):
         kmeans(points, 0, seed=0, engine=engine)
-    with pytest.raises(ValueError, match="initial centroids"):
-        kmeans(points, 4, seed=0, initial=points[:3], engine=engine)
+    with pytest.raises(ValueError, match=r"initial centroids \(5, 16\); allowed: at most 4 rows"):
+        kmeans(points, 4, seed=0, initial=points[:5], engine=engine)
+    with pytest.raises(ValueError, match="of 16 numbers"):
+        kmeans(points, 4, seed=0, initial=points[:4, :3], engine=engine)
     with pytest.raises(ValueError, match="allowed"):
         kmeans(points.long(), 4, seed=0, engine=engine)
     points[3, 2], points[7, 0] = torch.nan, torch.inf
@@ -133,3 +133,18 @@ def test_torch_takes_over_where_faiss_is_absent(monkeypatch: pytest.MonkeyPatch)
     assert kmeans(points, 4, seed=0).engine == "torch"
     with pytest.raises(MissingDependencyError, match="pip install 'faiss-cpu'"):
         kmeans(points, 4, seed=0, engine="faiss")
+
+
+@NEEDS_FAISS
+def test_points_on_a_gpu_stay_there_if_faiss_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_cuda, device, engine in (
+        (True, "cpu", "torch"),
+        (True, "cuda", "faiss"),
+        (False, "cuda", "faiss"),
+        (False, "cpu", "faiss"),
+    ):
+        monkeypatch.setattr(faiss_engine, "device", lambda device=device: device)
+        points = SimpleNamespace(is_cuda=is_cuda)
+        assert faiss_engine.choose(None, points) == engine
+        assert faiss_engine.choose("faiss", points) == "faiss"
+        assert faiss_engine.choose("torch", points) == "torch"

@@ -25,8 +25,11 @@ from landmark_lab.plugin import (
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "folder"): {"root": "FOLDER"},
     ("schedule", "steps"): {"epochs": [1, 2]},
+    ("schedule", "drops"): {"steps": [10, 20]},
     ("method", "virtual_points"): {"base": "factorized", "points": 5},
     ("method", "nearest"): {"base": "dense", "points": 5},
+    ("method", "landmark_detector"): {"labels": {"stage": "keypoints"}},
+    ("method", "merging_detector"): {"labels": {"stage": "keypoints"}},
 }
 
 OURS = ("landmark_lab.", "landmark_lab_plugins.")

@@ -99,6 +99,28 @@ class Finder(Method):
         return points, (points[..., 0] > self.lose).float()
 
 
+class Spotter(Method):
+    """Finds some of the dots, unordered: how many is a function of the image."""
+
+    plugin_name = "spotter"
+    spec = {"name": "spotter"}  # type: ignore[assignment] # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__({}, Adam(), Constant())
+        self.finder = Finder()
+
+    def losses(self, batch: Pair) -> dict[str, Tensor]:
+        return {}
+
+    def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        points, _ = self.finder.landmarks(images)
+        score = torch.ones(len(images), POINTS)
+        label = torch.arange(POINTS).expand(len(images), -1)
+        lost = (images.sum((1, 2, 3)) * 1000).long() % (POINTS + 1)
+        gone = torch.arange(POINTS) < lost[:, None]
+        return points.masked_fill(gone[..., None], torch.nan), score.masked_fill(gone, 0), label
+
+
 class Turns(WarpGenerator):
     """Turns about the middle."""
 

@@ -43,7 +43,9 @@ def test_every_protocol_is_in_a_table():
     about_points = {
         name for name, cls in available(Protocol).items() if issubclass(cls, PointProtocol)
     }
-    assert named | published == about_points | {"equivariance", "matching", "symmetric_transfer"}
+    others = {"equivariance", "matching", "symmetric_transfer"}
+    others |= {"keypoint_detection", "keypoint_clusters"}
+    assert named | published == about_points | others
     assert not named & published
 
 
@@ -78,7 +80,7 @@ def test_the_commands_and_the_python_example(tmp_path, monkeypatch):
         words = shlex.split(line)
         assert words[0] == "landmark-lab"
         if words[1] == "evaluate":
-            for text in words[3:]:
+            for text in [word for word in words[3:] if not word.startswith("--")]:
                 build(Protocol, parse_protocol(text))
         if words[1] == "train":
             keys, specs = parse_override(words[-1])
@@ -86,7 +88,10 @@ def test_the_commands_and_the_python_example(tmp_path, monkeypatch):
             assert [build(Protocol, spec).plugin_name for spec in specs] == specs
     monkeypatch.chdir(tmp_path)
     save_predictions(scene(), "runs/demo/001/predictions/best.npz")
-    (example,) = blocks("python")
+    monkeypatch.setenv("LANDMARK_LAB_CACHE", str(tmp_path / "cache"))
+    detector, example = blocks("python")
     names = {}
+    exec(detector, names)
+    assert 0 < names["score"].values["recall"].value < 100
     exec(example, names)
     assert names["points"](names["found"].splits["test"].landmarks).shape == (40, 5, 2)

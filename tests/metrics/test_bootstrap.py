@@ -7,6 +7,7 @@ from landmark_lab.metrics import bootstrap
 from landmark_lab.metrics.bootstrap import (
     bootstrap_interval,
     percentile_interval,
+    resampled_images,
     resampled_means,
 )
 from landmark_lab.seeding import rng
@@ -21,6 +22,16 @@ def test_means_are_those_of_the_drawn_images():
     for column in (0, 1):
         slow = oracle.resampled_means(values[:, column].tolist(), draws.tolist())
         np.testing.assert_allclose(found[:, column], slow)
+
+
+def test_images_are_the_same_ones_that_means_are_over(monkeypatch):
+    values = np.random.default_rng(6).normal(size=(31, 1))
+    draws = list(resampled_images(31, 50, seed=2))
+    assert [draw.shape for draw in draws] == [(31,)] * 50
+    means = [values[draw].mean() for draw in draws]
+    np.testing.assert_allclose(resampled_means(values, 50, seed=2)[:, 0], means)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 100)
+    np.testing.assert_array_equal(list(resampled_images(31, 50, seed=2)), draws)
 
 
 def test_the_block_size_does_not_matter(monkeypatch):

@@ -9,6 +9,7 @@ from landmark_lab.metrics.cumulative import (
     AreaUnderCurve,
     FailureRate,
     area_under_curve,
+    best_means,
     cumulative_errors,
     failure_rate,
 )
@@ -78,3 +79,12 @@ def test_batches_do_not_matter_and_repeated_images_count_once(shell, function):
         torch.testing.assert_close(metric.compute(), function(errors, 6.0))
     with pytest.raises(ValueError, match="threshold must be positive, not 0"):
         shell(0.0)
+
+
+def test_the_mean_error_of_the_best_points():
+    errors = draw(8, images=15)
+    means = best_means(errors)
+    known = sorted(e for e in errors.tolist() if not math.isnan(e))
+    assert means.tolist() == pytest.approx([sum(known[:n]) / n for n in range(1, len(known) + 1)])
+    assert float(means[-1]) == pytest.approx(float(errors.nanmean()))
+    assert len(best_means(errors[:0])) == 0

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.evaluation import export, load_predictions
 from landmark_lab.metrics.cumulative import (
     AreaUnderCurve,
@@ -16,10 +18,17 @@ from landmark_lab.metrics.cumulative import (
     area_under_curve,
     failure_rate,
 )
+from landmark_lab.metrics.detection import DetectionScores, detection_counts, detection_scores
+from landmark_lab.metrics.distances import nearest_points
 from landmark_lab.metrics.equivariance import (
     EquivarianceCriterion,
     equivariance_criterion,
     equivariance_errors,
+)
+from landmark_lab.metrics.mutual_information import (
+    NormalisedMutualInformation,
+    contingency,
+    normalised_mutual_information,
 )
 from landmark_lab.metrics.nme import (
     LandmarkErrors,
@@ -28,12 +37,22 @@ from landmark_lab.metrics.nme import (
     landmark_errors,
     normalised_mean_error,
 )
+from landmark_lab.metrics.oks import (
+    AveragePrecision,
+    KeypointSimilarity,
+    average_precision,
+    keypoint_similarity,
+)
 from landmark_lab.metrics.pck import CorrectKeypoints, correct_points, share_correct
-from tests.evaluation.doubles import Dots, Finder, Turns, Views
+from tests.evaluation.doubles import Dots, Finder, Spotter, Turns, Views
 
 IMAGES = 11
 # Of normalised errors of about 0.05.
 THRESHOLD = 0.05
+# Within it are some of the points that are off by about 0.05.
+REACH = 0.06
+SIGMAS = torch.full((4,), 0.04)
+COCO = find_spec("pycocotools") is not None
 WITH_WARPS = {"warps": Turns(), "augmentation": Views(), "copies": 2}
 
 
@@ -41,6 +60,13 @@ def inputs():
     generator = torch.Generator().manual_seed(0)
     truth, noise, found = torch.randn(3, IMAGES, 4, 2, generator=generator) * 0.4
     return truth, truth + 0.1 * noise, found
+
+
+def clusters():
+    """Labels (IMAGES, 4) of the landmarks, and of the points that they are nearest to."""
+    truth, predicted, _ = inputs()
+    nearest, _ = nearest_points(predicted, truth)
+    return (nearest + torch.arange(IMAGES)[:, None] % 2) % 4, nearest
 
 
 def shells():
@@ -51,6 +77,10 @@ def shells():
         AreaUnderCurve(THRESHOLD),
         FailureRate(THRESHOLD),
         CorrectKeypoints(THRESHOLD, "point"),
+        DetectionScores(REACH),
+        NormalisedMutualInformation(),
+        KeypointSimilarity(SIGMAS),
+        *([AveragePrecision(SIGMAS)] if COCO else []),
     )
 
 
@@ -64,6 +94,10 @@ def update(metrics, rows):
     for metric in metrics[3:5]:
         metric.update(image_errors(predicted[i], truth[i], one), i)
     metrics[5].update(predicted[i], truth[i], one, i)
+    metrics[6].update(predicted[i], truth[i], i)
+    metrics[7].update(*(labels[i] for labels in clusters()), i)
+    for metric in metrics[8:]:
+        metric.update(predicted[i], truth[i], one, i / IMAGES, i)
 
 
 def work(rank, folder):
@@ -91,6 +125,10 @@ def work(rank, folder):
     path = Path(folder) / "two.npz"
     export(Finder(), Dots(), path, **WITH_WARPS, rank=rank, world=2)
     assert path.is_file()  # for every process, as soon as the call returns
+    # Images of one process have more keypoints than those of the other.
+    loader = LoaderSettings(batch_size=1)
+    path = path.with_name("keypoints.npz")
+    export(Spotter(), Dots(), path, keypoints=True, loader=loader, rank=rank, world=2)
     dist.destroy_process_group()
     return found
 
@@ -107,6 +145,8 @@ def test_two_processes_get_what_one_gets(tmp_path):
     assert other.join()
     two = load_predictions(tmp_path / "two.npz")
     one = load_predictions(export(Finder(), Dots(), tmp_path / "one.npz", **WITH_WARPS))
+    alone = export(Spotter(), Dots(), tmp_path / "alone.npz", keypoints=True)
+    check_alike(load_predictions(alone), load_predictions(tmp_path / "keypoints.npz"))
     truth, predicted, landmarks = inputs()
     errors = equivariance_errors(predicted, truth)
     one_each = torch.ones(IMAGES)
@@ -118,10 +158,20 @@ def test_two_processes_get_what_one_gets(tmp_path):
         area_under_curve(of_images, THRESHOLD),
         failure_rate(of_images, THRESHOLD),
         share_correct(correct_points(predicted, truth, one_each, THRESHOLD), "point"),
+        detection_scores(detection_counts(predicted, truth, REACH)),
+        normalised_mutual_information(contingency(*(labels.flatten() for labels in clusters()))),
+        keypoint_similarity(predicted, truth, one_each, SIGMAS).mean(),
     ]
+    if COCO:
+        sure = torch.arange(IMAGES) / IMAGES
+        expected.append(average_precision(predicted, truth, one_each, SIGMAS, sure))
     for name, values in found.items():
         for value, right in zip(values, expected, strict=True):
             np.testing.assert_allclose(value, right, rtol=1e-6, err_msg=name)
+    check_alike(one, two)
+
+
+def check_alike(one, two):
     for split, whole in one.splits.items():
         for name in [field.name for field in fields(whole)]:
             mine, theirs = getattr(whole, name), getattr(two.splits[split], name)

@@ -1,5 +1,6 @@
 """The metrics as slow loops over Python numbers, written from their definitions."""
 
+import itertools
 import math
 
 import numpy as np
@@ -163,3 +164,81 @@ def mean_distances(landmarks):
             if own:
                 found[a, b] = sum(own) / len(own)
     return found
+
+
+def detection(keypoints, points, distance):
+    """(precision, recall, F) of each image, and of all together; None for an image without points.
+
+    A precision without keypoints is NaN.
+    """
+    totals, each = [0, 0, 0, 0], []
+    for own, truth in zip(keypoints, points, strict=True):
+        own, truth = [k for k in own if _known(k)], [p for p in truth if _known(p)]
+        if not truth:
+            each.append(None)
+            continue
+        true = sum(any(math.dist(k, p) <= distance for p in truth) for k in own)
+        recovered = sum(any(math.dist(k, p) <= distance for k in own) for p in truth)
+        counts = [true, len(own), recovered, len(truth)]
+        totals = [a + b for a, b in zip(totals, counts, strict=True)]
+        each.append(_of_counts(*counts))
+    return each, _of_counts(*totals)
+
+
+def _of_counts(true, keypoints, recovered, points):
+    precision = true / keypoints if keypoints else math.nan
+    recall = recovered / points
+    if not true:
+        return precision, recall, 0.0
+    return precision, recall, 2 * precision * recall / (precision + recall)
+
+
+def nearest(keypoints, points):
+    """The number of the nearest known point of each keypoint, -1 without any, and how far it is."""
+    found = []
+    for own, truth in zip(keypoints, points, strict=True):
+        row = []
+        for k in own:
+            best = (-1, math.inf)
+            for p, point in enumerate(truth):
+                if _known(k) and _known(point) and math.dist(k, point) < best[1]:
+                    best = (p, math.dist(k, point))
+            row.append(best)
+        found.append(row)
+    return found
+
+
+def assignment(landmarks, points):
+    """The landmark of each point by trying every one-to-one assignment; as many points as fit."""
+    count, wanted = len(landmarks[0]), len(points[0])
+    means = [
+        [
+            sum(c) / len(c)
+            for c in zip(*(image[k] for image in landmarks if _known(image[k])), strict=True)
+        ]
+        for k in range(count)
+    ]
+
+    def cost(k, p):
+        own = [
+            math.dist(image[k] if _known(image[k]) else means[k], truth[p])
+            for image, truth in zip(landmarks, points, strict=True)
+            if _known(truth[p])
+        ]
+        return sum(own) / len(own)
+
+    table = [[cost(k, p) for p in range(wanted)] for k in range(count)]
+    choices = itertools.permutations(range(max(count, wanted)), wanted)
+    real = [chosen for chosen in choices if sum(k < count for k in chosen) == min(count, wanted)]
+    best = min(real, key=lambda chosen: sum(table[k][p] for p, k in enumerate(chosen) if k < count))
+    return [k if k < count else -1 for k in best]
+
+
+def keypoint_similarity(predicted, points, area, sigmas):
+    """The OKS of one object."""
+    terms = []
+    for guess, truth, sigma in zip(predicted, points, sigmas, strict=True):
+        if _known(truth):
+            far = math.dist(guess, truth) if _known(guess) else math.inf
+            terms.append(math.exp(-(far**2) / (2 * area * (2 * sigma) ** 2)))
+    return sum(terms) / len(terms)

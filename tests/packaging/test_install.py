@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {"landmark_lab": ROOT / "src/landmark_lab", "landmark_lab_plugins": ROOT / "plugins"}
-OPTIONAL = ("pretrained", "worlds", "export", "tensorboard")
+OPTIONAL = ("pretrained", "worlds", "keypoints", "template", "coco", "export", "tensorboard")
 LOCKS = {"cpu": ROOT / "requirements.lock", "gpu": ROOT / "requirements-gpu.lock"}
 
 

@@ -24,6 +24,9 @@ SPECS: list[dict[str, Any]] = [
     {**QUICK, "norm": "none", "depth": 2},
     {**QUICK, "block": "bottleneck", "blocks": 2},
     {**QUICK, "depth": 1, "stem": 0},
+    {**QUICK, "block": "parallel", "norm": "group", "groups": 2},
+    {**QUICK, "block": "parallel", "stem": 1, "stride": 4},
+    {**QUICK, "norm": "none", "stem": 0, "stride": 4},
 ]
 ALONE = [spec for spec in SPECS if spec.get("norm", "batch") != "batch"]
 
@@ -42,7 +45,7 @@ def size(network: nn.Module) -> int:
 
 
 @EACH
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 34)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 36)])
 def test_maps_have_the_promised_shape_and_every_parameter_learns(
     spec: dict[str, Any], height: int, width: int
 ) -> None:
@@ -96,6 +99,14 @@ def test_group_norm_of_the_paper_sized_hourglass() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in grouped.modules())
 
 
+def test_the_hourglass_of_self_training_has_a_cell_for_four_pixels() -> None:
+    network = Hourglass(block="parallel", blocks=1, norm="group", groups=32, stride=4)
+    assert 6.4e6 < size(network) < 6.6e6
+    assert network.strides == (4,)
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 64, 64))[0].shape == (1, 256, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
@@ -131,6 +142,8 @@ def test_group_norm_and_no_norm_treat_images_alone(spec: dict[str, Any]) -> None
         ({**QUICK, "width": 30}, "multiple of 4"),
         ({**QUICK, "depth": 0}, "at least 1"),
         ({**QUICK, "stem": 4}, "0 to 3"),
+        ({**QUICK, "stride": 3}, "stride"),
+        ({**QUICK, "width": 12, "block": "parallel"}, "multiple of 8"),
         ({**QUICK, "norm": "layer"}, "batch"),
     ],
 )
@@ -141,8 +154,10 @@ def test_bad_settings_are_refused(spec: dict[str, Any], message: str) -> None:
 
 @EACH
 def test_odd_images_are_refused(spec: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="33x32 pixels; allowed: multiples of 2"):
-        build(Backbone, spec)(torch.rand(1, 3, 33, 32))
+    backbone = build(Backbone, spec)
+    stride = backbone.strides[0]
+    with pytest.raises(ValueError, match=f"33x32 pixels; allowed: multiples of {stride}"):
+        backbone(torch.rand(1, 3, 33, 32))
 
 
 def test_gaussian_start() -> None:

@@ -2,15 +2,22 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from landmark_lab.config import read
+from landmark_lab.data.keypoints import KeypointTable
+from landmark_lab.data.rounds import Labelled, write_round
 from landmark_lab.experiment import run
+from landmark_lab.figures import contact_sheet
 from landmark_lab.files import write_json
+from landmark_lab.report import write_report
 
 SETTINGS: dict[str, Any] = {
     "name": "small",
@@ -34,6 +41,13 @@ SETTINGS: dict[str, Any] = {
     ],
     "rows": {"one": {"set": {}, "reported": {"backward_nme": 12.25}}, "two": {"set": {}}},
 }
+
+METHOD: dict[str, Any] = {
+    "name": "symmetric",
+    "backbone": {"name": "hourglass", "width": 16, "depth": 1, "blocks": 1, "groups": 4},
+}
+KEYPOINTS = 4
+"""Of an image in the rounds of a run."""
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +74,47 @@ def copied(finished: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of a method that gives pixels vectors; not to be changed."""
+    folder = tmp_path_factory.mktemp("embedded")
+    settings = {
+        **SETTINGS,
+        "method": METHOD,
+        "pairing": {"name": "mirrored", "pairing": "synthetic"},
+        "trainer": {**SETTINGS["trainer"], "max_epochs": 1},
+        "evaluate": [],
+    }
+    settings.pop("rows")
+    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
+    return run(read(folder / "small.yaml"), folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def with_rounds(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with three rounds of keypoints and pictures of the training."""
+    folder = tmp_path_factory.mktemp("rounds") / "run"
+    shutil.copytree(embedded, folder)
+    for number in range(3):
+        write_round(folder / "rounds" / "train" / f"{number:03d}.npz", *labelled(number), number)
+    sheet = np.full((32, 32, 3), 90, np.uint8)
+    for step in (5, 60, 700):
+        contact_sheet(folder / "figures" / "training" / f"train-{step:06d}.png", [sheet] * 3)
+    write_report(folder)
+    return folder
+
+
+def labelled(number: int) -> tuple[Labelled, int]:
+    """Four keypoints in each of the 24 images: in rows, their cluster the row; and a step."""
+    generator = torch.Generator().manual_seed(number)
+    labels = torch.arange(KEYPOINTS).repeat(24)
+    image = torch.arange(24).repeat_interleave(KEYPOINTS)
+    points = torch.stack([labels / 2 - 0.75, image / 24 - 0.5], -1)
+    descriptors = 5 * torch.eye(KEYPOINTS)[labels] + torch.randn(96, KEYPOINTS, generator=generator)
+    table = KeypointTable.of(24, image, points, torch.ones(96), labels, descriptors=descriptors)
+    if number == 0:
+        table = replace(table, labels=torch.full_like(labels, -1))
+    merges = torch.tensor([[3.0, 1.0, 0.75, 2.0]])[: number // 2]
+    return Labelled(table, {"merges": merges}), 10 * number

@@ -101,10 +101,11 @@ def requests(browser: Any, file: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), VIEWS)
+@pytest.mark.parametrize("run", ["finished", "with_rounds"])
 def test_the_report_is_whole_on_every_screen(
-    browser: Any, finished: Path, width: int, scheme: str
+    browser: Any, request: pytest.FixtureRequest, run: str, width: int, scheme: str
 ) -> None:
-    file = finished / "report.html"
+    file = request.getfixturevalue(run) / "report.html"
     show(browser, file, width, scheme)
     assert browser.get_log("browser") == []
     assert requests(browser, file) == [file.as_uri()]

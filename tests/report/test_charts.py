@@ -26,6 +26,7 @@ CHARTS: dict[str, Callable[[], str]] = {
     "bars": lambda: charts.bars([f"p{i}" for i in range(70)], np.linspace(0, 1, 70), "%", 0.5, "m"),
     "numbered": lambda: charts.numbered(X, np.array([0, 9, np.nan, 3, 1]), "x", "y", ("u", "d")),
     "nothing": lambda: charts.numbered(X * np.nan, X, "x", "y", ("u", "d")),
+    "scattered": lambda: charts.scattered(X, X**2, [0, None, 1, 5, None]),
     "heat": lambda: charts.heat(np.array([[0, np.nan], [1, 2]]), ["a", "b"], ["1", "2"], "x"),
 }
 
@@ -46,6 +47,14 @@ def test_a_chart_is_a_part_of_a_page(name: str) -> None:
     ids = re.findall(r' id="([^"]*)"', svg)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#(\w+)', svg)) == set(ids)
+
+
+def test_level_lines_are_where_a_map_is_zero() -> None:
+    y, x = np.mgrid[:6, :8].astype(float)
+    (line,) = charts.level_lines(x - 2.25 + 0 * y, np.ones((6, 8), bool))
+    np.testing.assert_allclose(line[:, 0], 2.25)
+    assert sorted(line[:, 1]) == [0, 1, 2, 3, 4, 5]
+    assert charts.level_lines(x - 2.25, np.zeros((6, 8), bool)) == []
 
 
 def test_charts_of_one_page_share_no_names_and_are_always_the_same() -> None:

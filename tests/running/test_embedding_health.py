@@ -45,13 +45,8 @@ class Fixed(LightningModule):
         pass
 
 
-def look(vectors: Tensor, still: bool = False) -> tuple[dict[str, float], list[str]]:
-    """What is logged and said about vectors (C, h, w) that follow a shift, or stay."""
-    shift = torch.tensor([[1.0, 0, 4 / CELLS], [0, 1, 0]]).expand(COUNT, 2, 3)
-    source = vectors.repeat_interleave(2, -1).repeat_interleave(2, -2).expand(COUNT, -1, -1, -1)
-    target = source if still else source.roll(4, -1)
-    index = torch.arange(COUNT)
-    pair = Pair(Sample(source, index), Sample(target, index), AffineWarp(shift))
+def watched(module: LightningModule, pair: Pair) -> tuple[dict[str, float], list[str]]:
+    """What is logged and said about a module that sees a pair."""
     trainer = Trainer(
         max_epochs=2,
         logger=False,
@@ -65,9 +60,28 @@ def look(vectors: Tensor, still: bool = False) -> tuple[dict[str, float], list[s
     loader: DataLoader[Any] = DataLoader([pair], batch_size=None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(Fixed(), loader, loader)
+        trainer.fit(module, loader, loader)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return values, [str(w.message) for w in caught if "collapse" in str(w.message)]
+
+
+def look(vectors: Tensor, still: bool = False) -> tuple[dict[str, float], list[str]]:
+    """What is logged and said about vectors (C, h, w) that follow a shift, or stay."""
+    shift = torch.tensor([[1.0, 0, 4 / CELLS], [0, 1, 0]]).expand(COUNT, 2, 3)
+    source = vectors.repeat_interleave(2, -1).repeat_interleave(2, -2).expand(COUNT, -1, -1, -1)
+    target = source if still else source.roll(4, -1)
+    index = torch.arange(COUNT)
+    pair = Pair(Sample(source, index), Sample(target, index), AffineWarp(shift))
+    return watched(Fixed(), pair)
+
+
+class Sided(Fixed):
+    """Its first coordinate says on which side a pixel is."""
+
+    mirror = True
+
+    def reflect(self, vectors: Tensor) -> Tensor:
+        return torch.cat([-vectors[..., :1], vectors[..., 1:]], -1)
 
 
 def lively() -> Tensor:
@@ -75,6 +89,19 @@ def lively() -> Tensor:
     return 4 * torch.nn.functional.normalize(
         torch.randn(8, CELLS, CELLS, generator=generator), dim=0
     )
+
+
+def test_the_sides_of_mirrored_pairs_are_exchanged() -> None:
+    """Vectors whose mirror image is the mirrored image's match without an error."""
+    half = lively()[:, :, : CELLS // 2]
+    vectors = torch.cat([half, Sided().reflect(half.movedim(0, -1)).movedim(-1, 0).flip(-1)], -1)
+    images = vectors.repeat_interleave(2, -1).repeat_interleave(2, -2).expand(COUNT, -1, -1, -1)
+    mirror = torch.tensor([[-1.0, 0, 0], [0, 1, 0]]).expand(COUNT, 2, 3)
+    index = torch.arange(COUNT)
+    # A symmetric object: its mirrored image is the image itself.
+    pair = Pair(Sample(images, index), Sample(images, index), AffineWarp(mirror))
+    assert watched(Sided(), pair)[0]["val/matching"] == pytest.approx(0, abs=1e-4)
+    assert watched(Fixed(), pair)[0]["val/matching"] > 5
 
 
 def test_vectors_that_find_each_other_are_left_in_peace() -> None:

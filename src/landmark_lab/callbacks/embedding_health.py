@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from landmark_lab.callbacks.watch import CRITERION, Watch
 from landmark_lab.embedding import size_of
+from landmark_lab.geometry.symmetry import reverses_orientation
 from landmark_lab.losses.pair_matching import MatchingLoss
 from landmark_lab.metrics.embedding import (
     CONSTANT,
@@ -21,7 +22,7 @@ from landmark_lab.metrics.embedding import (
     guessing_error,
     matching_error,
 )
-from landmark_lab.roles import Embedding, Pair
+from landmark_lab.roles import Embedding, Pair, Reflection
 
 # Queries a side of each validation image: enough for a mean over some dozens of images.
 _SIDE = 12
@@ -58,6 +59,10 @@ class EmbeddingHealth(Watch):
         queries = MatchingLoss(stride=stride).queries(batch.warp, size, image_size)
         queried, keys = (target, source) if queries.in_target else (source, target)
         vectors, counted = queries.vectors(queried), queries.weight > 0
+        if isinstance(pl_module, Reflection) and pl_module.mirror:
+            # The counterparts in a mirrored image have the vectors of the other side.
+            mirrored = reverses_orientation(batch.warp)[:, None, None]
+            vectors = torch.where(mirrored, pl_module.reflect(vectors), vectors)
         truth = (queries.targets, counted)
         measure = pl_module.similarity
         direct = matching_error(vectors, keys, *truth, measure, image_size)

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from landmark_lab.callbacks.watch import CRITERION, Watch
 from landmark_lab.metrics.collapse import Collapse, collapse
 from landmark_lab.metrics.equivariance import EquivarianceCriterion
-from landmark_lab.roles import Landmarks, Pair
+from landmark_lab.roles import Landmarks, Method, Pair
 
 # A spread over fewer images says nothing.
 _ENOUGH = 16
@@ -60,7 +60,8 @@ class Health(Watch):
         }
         shown = {"distinct": values["val/distinct"], "spread": values["val/spread"]}
         self.publish(pl_module, values, shown)
-        if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0:
+        settled = pl_module.settled if isinstance(pl_module, Method) else True
+        if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0 and settled:
             self._warn(state, pl_module)
 
     def _warn(self, state: Collapse, module: LightningModule) -> None:

@@ -10,6 +10,8 @@ from landmark_lab.cli.options import PluginOption, load_plugins
 from landmark_lab.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from landmark_lab.cli.scored import Scored
     from landmark_lab.roles import Protocol
 
@@ -38,6 +40,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write the scores here.", show_default=False),
     ] = None,
+    rounds: Annotated[
+        bool,
+        typer.Option("--rounds", help="Also score every round of a self-training, on its images."),
+    ] = False,
     plugin: PluginOption = None,
 ) -> None:
     """Score the predictions of a run again.
@@ -53,7 +59,7 @@ def evaluate(
     from rich.console import Console
 
     from landmark_lab import evaluation
-    from landmark_lab.cli.scored import protocols, scored
+    from landmark_lab.cli.scored import protocols, round_files, scored
     from landmark_lab.data.results import read_results
     from landmark_lab.files import write_json
 
@@ -68,6 +74,7 @@ def evaluate(
     if output is not None and output.is_file():
         read_results(output)  # anything but earlier scores is not ours to replace
     chosen = protocols(protocol or (), found.evaluate, str(run))
+    stages = round_files(found, chosen) if rounds else {}
     results = evaluation.evaluate(
         found.predictions,
         chosen,
@@ -75,7 +82,10 @@ def evaluate(
         checkpoint=found.checkpoint,
         data=found.data,
     )
-    Console().print(evaluation.table(results))
+    console = Console()
+    console.print(evaluation.table(results))
+    if stages:
+        results["rounds"] = _score_rounds(stages, found.predictions, chosen, console)
     if merge:
         assert found.results is not None
         target = found.results
@@ -84,12 +94,39 @@ def evaluate(
         scores = dict(zip(_names(chosen, own), results["protocols"].values(), strict=True))
         for line in _replaced(before.get("protocols", {}), scores, str(target)):
             typer.echo(line)
-        content = before | {"protocols": before.get("protocols", {}) | scores}
+        kept = {key: results[key] for key in ("rounds",) if key in results}
+        content = before | {"protocols": before.get("protocols", {}) | scores} | kept
     else:
         target = output or _beside(found)
         content = {"predictions": found.predictions.name, **results}
     write_json(target, content)
     typer.echo(f"scores: {target}")
+
+
+def _score_rounds(
+    stages: "dict[str, list[Path]]",
+    predictions: Path,
+    chosen: "Sequence[Protocol]",
+    console: "Console",
+) -> dict[str, Any]:
+    """Print the scores of all rounds, and give them as plain containers by the stages' names."""
+    from landmark_lab.evaluation import labels, load_predictions
+    from landmark_lab.evaluation.keypoint_scores import KeypointProtocol
+    from landmark_lab.evaluation.keypoint_tables import rounds_table, score_rounds
+
+    known = load_predictions(predictions)
+    about = {
+        name: protocol
+        for name, protocol in zip(labels(chosen), chosen, strict=True)
+        if isinstance(protocol, KeypointProtocol)
+    }
+    found = {}
+    for stage, files in stages.items():
+        scores = score_rounds(files, known, about)
+        for name, protocol in about.items():
+            console.print(rounds_table(scores, name, protocol, stage))
+        found[stage] = [one.to_dict() for one in scores]
+    return found
 
 
 def _beside(found: "Scored") -> Path:

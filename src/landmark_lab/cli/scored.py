@@ -99,6 +99,36 @@ def protocols(given: Sequence[str], own: Sequence[dict[str, Any]], where: str) -
     return [build(Protocol, spec, spec["name"]) for spec in specs]
 
 
+def round_files(found: Scored, chosen: Sequence[Protocol]) -> dict[str, list[Path]]:
+    """The files of the rounds of a run, by its stages.
+
+    Args:
+        found: the run.
+        chosen: by which they are to be scored.
+
+    Raises:
+        RunError: there are none.
+        ConfigError: none of the protocols is about keypoints.
+    """
+    from landmark_lab.evaluation.keypoint_scores import KeypointProtocol
+    from landmark_lab.plugin import available
+    from landmark_lab.roles import Protocol
+
+    about = [name for name, cls in available(Protocol).items() if issubclass(cls, KeypointProtocol)]
+    if not any(isinstance(protocol, KeypointProtocol) for protocol in chosen):
+        raise ConfigError(
+            "none of the protocols is about keypoints", where="--rounds", allowed=about
+        )
+    stages: dict[str, list[Path]] = {}
+    for file in sorted(found.path.glob("rounds/*/*.npz")):
+        stages.setdefault(file.parent.name, []).append(file)
+    if not stages:
+        raise RunError(
+            "no rounds were written down", where=str(found.path), allowed="a run of self-training"
+        )
+    return stages
+
+
 def parse_protocol(text: str) -> dict[str, Any]:
     """The spec of a protocol that is written ``NAME[,key=value]...``; values are YAML.
 

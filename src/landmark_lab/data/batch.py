@@ -85,11 +85,18 @@ class Pair:
         source: B images.
         target: B images.
         warp: B maps from the source to the target images, or None for unrelated images.
+        view: B maps from the images of the data to the source images, or None where these are the
+            images themselves. A point that a method found in an image lies at ``view.to_target(p)``
+            in the source, and at ``warp.to_target(view.to_target(p))`` in the target.
+        mirrored: (B,) bool, which sources are mirror images, ``view`` and ``warp`` with them; the
+            targets never are. None: none is.
     """
 
     source: Sample
     target: Sample
     warp: Warp | None = None
+    view: Warp | None = None
+    mirrored: Tensor | None = None
 
 
 @dataclass

@@ -73,11 +73,14 @@ class Exports:
         landmarks: the landmarks of every image.
         copies: landmarks in so many warped copies of each training image.
         matches: these matches.
+        keypoints: unordered keypoints of every image; of a method that offers none, its landmarks
+            are taken for them.
     """
 
     landmarks: bool = False
     copies: int = 0
     matches: tuple[MatchRequest, ...] = ()
+    keypoints: bool = False
 
     @classmethod
     def union(cls, each: Iterable[Exports]) -> Exports:
@@ -87,6 +90,7 @@ class Exports:
             any(part.landmarks for part in parts),
             max((part.copies for part in parts), default=0),
             tuple(dict.fromkeys(request for part in parts for request in part.matches)),
+            any(part.keypoints for part in parts),
         )
 
 

@@ -24,7 +24,7 @@ from landmark_lab.data.preprocess import Placement, Preprocess
 from landmark_lab.data.sampling import Images, Row
 from landmark_lab.data.video import VideoReader, frame_size
 from landmark_lab.errors import DataError
-from landmark_lab.files import read_image
+from landmark_lab.files import checksum, read_image
 
 SMALLEST = 8
 """Images with a side below this many pixels count as corrupt."""
@@ -193,6 +193,24 @@ class ImageTable(Images):
                 f"{len(bad)} of {len(rows)} images are unusable, the first: {bad[0]}", hint=_ADVICE
             )
 
+    def where(self, index: int) -> str:
+        """The file of an image, and the frame of a video."""
+        return self.table.where(index)
+
+    def fingerprint(self) -> str:
+        """A checksum of the files' names, sizes and times, of ``preprocess`` and the annotation.
+
+        Not of the pixels: these would have to be decoded at every start, and a file that is changed
+        gets another time.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        table = self.table
+        stamps = {path: _stamp(path) for path in dict.fromkeys(table.files)}
+        known = (getattr(table, f.name) for f in fields(table) if f.name not in ("files", "size"))
+        return checksum([self.preprocess, *(stamps[path] for path in table.files), *known])
+
     def placement(self, index: int) -> Placement:
         """Where an image lies on its square; maps predictions back to the original pixels."""
         return self.preprocess.place(*look_up_size(self.table, index), self._box(index))
@@ -322,6 +340,15 @@ def check_annotation(table: SplitTable) -> None:
             images,
             farthest,
         )
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """What a file's content is known by: its place, size, and time of the last change."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 
 def look_up_size(table: SplitTable, row: int) -> tuple[int, int]:

@@ -43,6 +43,9 @@ class SplitPredictions:
             which a regressor may be fitted on too; or None.
         copied_points: (N, C, P, 2) float32, the annotated points in these copies; or None.
         copied_visible: (N, C, P) bool; or None.
+        keypoints: (N, M, 2) float32, unordered, NaN behind an image's last one; or None.
+        keypoint_score: (N, M) float32, 0 there; or None.
+        keypoint_label: (N, M) int64, the cluster of each, -1 for none; or None.
     """
 
     index: NDArray[np.int64]
@@ -57,6 +60,9 @@ class SplitPredictions:
     copies: NDArray[np.float32] | None = None
     copied_points: NDArray[np.float32] | None = None
     copied_visible: NDArray[np.bool_] | None = None
+    keypoints: NDArray[np.float32] | None = None
+    keypoint_score: NDArray[np.float32] | None = None
+    keypoint_label: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)

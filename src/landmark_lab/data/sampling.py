@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from landmark_lab.data.augmentation import ColourAugmentation
 from landmark_lab.data.batch import LoadedBatch, Sample
 from landmark_lab.errors import DataError
+from landmark_lab.files import checksum
 from landmark_lab.seeding import rng, seed_of
 
 Row = dict[str, Any]
@@ -50,6 +51,19 @@ class Images(ABC, Dataset[Row]):
     @abstractmethod
     def __getitem__(self, index: int) -> Row:
         """Load one image."""
+
+    def where(self, index: int) -> str:
+        """The image of an index, for messages."""
+        return f"image {index}"
+
+    def fingerprint(self) -> str:
+        """A checksum of the images and of what is known about them.
+
+        What was computed from images is kept on disk under it. Here every image is loaded; data
+        that lies in files need only look at these.
+        """
+        rows = (self[index] for index in range(len(self)))
+        return checksum(part for row in rows for item in sorted(row.items()) for part in item)
 
     def check_readable(self, first: int | None = None) -> None:
         """Find out now whether images can be loaded; drawn ones always can.
@@ -213,13 +227,22 @@ class FixedSampler(Sampler[list[Key]]):
         size: number of images.
         batch_size: keys of a batch in this process.
         rank, world: this process, and the number of processes.
+        rows: the indices of the images, rising, where these are some of many; else all.
     """
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.size = size
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.size = size if rows is None else len(rows)
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
+        self.rows = np.arange(size) if rows is None else rows
 
     @property
     def total(self) -> int:
@@ -234,7 +257,7 @@ class FixedSampler(Sampler[list[Key]]):
             rows = min(self.total, self.size - first)
             start = first + self.rank * rows // self.world
             end = max(first + (self.rank + 1) * rows // self.world, start + 1)
-            yield [Key(0, position, position) for position in range(start, end)]
+            yield [Key(0, p, int(self.rows[p])) for p in range(start, end)]
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -332,9 +355,13 @@ def fixed_loader(
     seed: int,
     rank: int = 0,
     world: int = 1,
+    rows: NDArray[np.int64] | None = None,
 ) -> DataLoader[Any]:
-    """Items in order, once, without augmentation: the same images and draws at every pass."""
-    sampler = FixedSampler(len(images), settings.batch_size, rank, world)
+    """Items in order, once, without augmentation: the same images and draws at every pass.
+
+    ``rows`` are the images that are taken, rising; all by default.
+    """
+    sampler = FixedSampler(len(images), settings.batch_size, rank, world, rows)
     return _loader(Items(images, members, seed, None), sampler, settings, sampler.total)
 
 

@@ -8,11 +8,12 @@ change them and a score still lists them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from landmark_lab.data.exports import Exports
@@ -27,6 +28,7 @@ from landmark_lab.evaluation.common import (
     PointRegression,
     annotated,
     image_means,
+    listing,
     mean_value,
     nan_mean,
     percent_errors,
@@ -34,6 +36,7 @@ from landmark_lab.evaluation.common import (
 from landmark_lab.evaluation.normalisers import Normaliser
 from landmark_lab.evaluation.point_scores import Guesses, Measure, notes, references, usable
 from landmark_lab.evaluation.predictions import check_same_images
+from landmark_lab.metrics.collapse import constant
 from landmark_lab.metrics.completion import complete
 from landmark_lab.metrics.regression import Regressor
 from landmark_lab.roles import Protocol
@@ -132,6 +135,11 @@ class PointScore(PointProtocol):
         """What a reader must know before quoting the value."""
         return notes(guesses, names)
 
+    def per_landmark(self, guesses: Guesses, names: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
+        """The value of each annotated point by itself."""
+        each = zip(names, guesses.per_point(self.measure), strict=True)
+        return tuple({"name": name, self.per_point: value} for name, value in each)
+
     def score(self, predictions: Predictions, untrained: Predictions | None = None) -> Score:
         """See :class:`~landmark_lab.roles.Protocol`."""
         guesses = self.run(predictions)
@@ -141,7 +149,6 @@ class PointScore(PointProtocol):
             compared["untrained"] = nan_mean(self.run(untrained).per_image(self.measure))
         per_image = guesses.per_image(self.measure)
         names = predictions.provenance.point_names
-        each = zip(names, guesses.per_point(self.measure), strict=True)
         return Score(
             protocol=self.plugin_name,
             version=self.version,
@@ -150,7 +157,7 @@ class PointScore(PointProtocol):
             references=compared,
             settings=self.settings(normaliser=guesses.test.divisor, **guesses.settings),
             values=self.values(predictions, guesses),
-            per_landmark=tuple({"name": name, self.per_point: value} for name, value in each),
+            per_landmark=self.per_landmark(guesses, names),
             images=int((~np.isnan(per_image)).sum()),
             notes=self.notes(guesses, names),
             index=guesses.test.index,
@@ -227,11 +234,32 @@ class RegressionProtocol(PointProtocol):
         return [order[:images] for order in orders]
 
 
+@dataclass(frozen=True)
+class MostStable:
+    """The landmarks with the smallest backward error.
+
+    D. Mallis, PhD thesis, Nottingham 2023, section 4.5, compares the 10 most stable of 13 with
+    methods of 10 landmarks. Here they are chosen on the training images alone: each half of the
+    annotated ones is predicted by the regressor of the other half, the regressor being the
+    protocol's own the other way round. A landmark that never moves is perfectly stable.
+
+    Args:
+        most_stable: how many.
+    """
+
+    most_stable: int
+
+    def __post_init__(self) -> None:
+        at_least_one(most_stable=self.most_stable)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForwardProtocol(RegressionProtocol, PointScore):
     """A protocol that regresses the annotated points from the landmarks.
 
     Args:
+        landmarks: regress from some landmarks only, such as ``{most_stable: 10}``; from all by
+            default.
         copies: the regressor is fitted on so many warped copies of each of its images as well. They
             must have been exported; a run does it for the protocols in its ``evaluate``.
         missing: what a landmark takes that was not found in a training image: its ``mean`` over the
@@ -239,6 +267,7 @@ class ForwardProtocol(RegressionProtocol, PointScore):
             test image it is always the mean.
     """
 
+    landmarks: MostStable | None = None
     copies: int = 0
     missing: Literal["mean", "completion"] = "mean"
 
@@ -264,14 +293,45 @@ class ForwardProtocol(RegressionProtocol, PointScore):
         """
         train = self.images(predictions, "train")
         sources, targets = self._with_copies(predictions, train)
+        chosen = self.chosen(predictions)
+        if chosen is not None:
+            sources = sources[:, :, chosen]
         count, each = sources.shape[:2]
         if self.missing == "completion":
             sources = complete(sources.reshape(count * each, -1)).reshape(sources.shape)
         regression = self.regression(predictions)
         return [
-            regression.fit(_rows(sources[rows]), _rows(targets[rows]))
+            replace(regression.fit(_rows(sources[rows]), _rows(targets[rows])), chosen=chosen)
             for rows in self.choices(train, images, predictions.source)
         ]
+
+    def chosen(self, predictions: Predictions) -> NDArray[np.int64] | None:
+        """The landmarks that the points are regressed from, in order; None for all.
+
+        Raises:
+            DataError: there are fewer, or too few annotated images to choose by.
+        """
+        if self.landmarks is None:
+            return None
+        train = self.images(predictions, "train")
+        count, rows = self.landmarks.most_stable, usable(train)
+        if count > train.landmarks.shape[1] or len(rows) < 2:
+            raise DataError(
+                f"has {train.landmarks.shape[1]} landmarks in {len(rows)} annotated training "
+                f"images; the {count} most stable ones cannot be chosen",
+                where=predictions.source,
+            )
+        order = rng(self.seed, "halves of the annotated images").permutation(rows)
+        regression = self.regression(predictions)
+        errors = np.full(train.landmarks.shape[:2], np.nan)
+        for first in (0, 1):
+            fitted, held = order[first::2], order[1 - first :: 2]
+            backward = regression.fit(train.points[fitted], train.landmarks[fitted])
+            errors[held] = percent_errors(
+                backward(train.points[held]), train.landmarks[held], train.normaliser[held]
+            )
+        # One that was never found, or not in both halves, comes last.
+        return np.sort(image_means(errors.T).argsort(kind="stable")[:count])
 
     def regressed(self, predictions: Predictions, images: int | None) -> Guesses:
         """The points regressed in the scored images; see :meth:`regressors`."""
@@ -287,11 +347,18 @@ class ForwardProtocol(RegressionProtocol, PointScore):
             provenance = predictions.provenance
             settings["augmentation"] = provenance.augmentation
             settings["augmentation_seed"] = provenance.seed
-        return Guesses(train, test, np.stack(errors), settings)
+        chosen = self.chosen(predictions)
+        if chosen is not None:
+            train, test = (
+                replace(one, landmarks=one.landmarks[:, chosen]) for one in (train, test)
+            )
+        return Guesses(train, test, np.stack(errors), settings, chosen)
 
     def notes(self, guesses: Guesses, names: Sequence[str]) -> tuple[str, ...]:
         """Also that a regressor with a bias learns nothing about the landmarks from one image."""
         found = super().notes(guesses, names)
+        if guesses.chosen is not None:
+            found = (*found, *_of_chosen(guesses.chosen, guesses.test.landmarks))
         if not (self.bias and self.one_image(guesses)) or self.copies:
             return found
         return (*found, "with a bias one annotated image gives its own points for every image")
@@ -344,6 +411,14 @@ def positive(**numbers: float) -> None:
     for name, number in numbers.items():
         if not number > 0:
             raise ValueError(f"{name} must be positive, not {number}")
+
+
+def _of_chosen(chosen: NDArray[np.int64], landmarks: Floats) -> Iterator[str]:
+    """Which landmarks (N, A, 2) were chosen, and whether they are any good."""
+    yield f"regressed from the {len(chosen)} most stable landmarks: {listing(chosen.tolist(), 20)}"
+    still = chosen[constant(torch.from_numpy(landmarks)).numpy()].tolist()
+    if still:
+        yield f"{len(still)} of these hardly move, so being stable says nothing: {listing(still)}"
 
 
 def _rows(points: Floats) -> Floats:

@@ -138,13 +138,16 @@ class PointMap:
     Attributes:
         regression: its settings.
         linear: the weights (2·A, 2·B) and more, in the regressor's units; x and y alternate.
+        chosen: which of the points it is handed are these A; all by default.
     """
 
     regression: PointRegression
     linear: LinearMap
+    chosen: NDArray[np.int64] | None = None
 
     def __call__(self, points: Floats) -> Floats:
         """Points (M, B, 2) regressed from points (M, A, 2), NaN where missing; in [-1, 1]."""
+        points = points if self.chosen is None else points[:, self.chosen]
         return self.regression.points(self.linear(self.regression.flat(points)))
 
 

@@ -68,8 +68,13 @@ def compare(
     scores = protocol.score(first), protocol.score(second)
     check_comparable(first, second, scores)
     mine, theirs = scores[0].per_image, scores[1].per_image
-    assert mine is not None
-    assert theirs is not None
+    if mine is None or theirs is None:
+        raise DataError(
+            f"'{protocol.plugin_name}' is no mean over images, so two runs cannot be compared in "
+            "pairs of images by it",
+            where=second.source,
+            hint="look at the two intervals: landmark-lab evaluate",
+        )
     both = ~np.isnan(mine + theirs)
     if not both.any():
         raise DataError(f"no image counts for both it and {first.source}", where=second.source)

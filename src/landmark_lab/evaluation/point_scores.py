@@ -36,12 +36,14 @@ class Guesses:
         errors: (R, N, P) per cent, a repeat a choice of annotated images; NaN where a point does
             not count.
         settings: what was measured of the protocol's choices, e.g. a number of images for "all".
+        chosen: the landmarks that ``train`` and ``test`` hold, of all those found; None for all.
     """
 
     train: Annotated
     test: Annotated
     errors: Floats
     settings: Mapping[str, Any]
+    chosen: NDArray[np.int64] | None = None
 
     def per_image(self, measure: Measure = image_means) -> Floats:
         """The mean over repeats of the value of each image (N,)."""

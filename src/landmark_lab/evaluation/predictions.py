@@ -14,7 +14,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -35,7 +35,7 @@ from landmark_lab.evaluation.matching import MATCHING_WARPS, find_matches, obsta
 from landmark_lab.files import atomic, sha256
 from landmark_lab.geometry.warp import Warp
 from landmark_lab.plugin import check
-from landmark_lab.roles import ImageData, Landmarks, Method, Split, WarpGenerator
+from landmark_lab.roles import ImageData, Keypoints, Landmarks, Method, Split, WarpGenerator
 from landmark_lab.seeding import BatchDraw
 
 KIND = "landmark-lab predictions"
@@ -46,6 +46,9 @@ Arrays = dict[str, NDArray[Any]]
 _MATCHES = "matches"
 
 _ANNOTATION = ("points", "visible", "box", "identity")
+
+# Of an image with fewer keypoints than another one.
+_PADDING: dict[str, float] = {"keypoints": np.nan, "keypoint_score": 0, "keypoint_label": -1}
 
 
 def export(
@@ -59,6 +62,7 @@ def export(
     augmentation: WarpGenerator | None = None,
     copies: int = 0,
     matches: Sequence[MatchRequest] = (),
+    keypoints: bool = False,
     seed: int = 0,
     limits: Mapping[Split, int] | None = None,
     loader: LoaderSettings | None = None,
@@ -84,6 +88,8 @@ def export(
         copies: how many copies of each image.
         matches: of fixed pairs of images, see ``evaluation/matching.py``; each request has a seed
             of its own.
+        keypoints: also writes the unordered keypoints of every image, if the method offers
+            ``Keypoints``.
         seed: of all other warps.
         limits: at most so many images of a split, the first ones, e.g. ``{"train": 1000}`` for data
             without end.
@@ -101,7 +107,10 @@ def export(
         DataError: no split has images, a limit is not a number of images, or images without
             annotated points are to be copied for a regressor.
     """
-    for asked in [Exports(matches=(one,)) for one in matches] or [Exports(landmarks=True)]:
+    asked_for = [Exports(matches=(one,)) for one in matches]
+    if keypoints:
+        asked_for.append(Exports(keypoints=True))
+    for asked in asked_for or [Exports(landmarks=True)]:
         problem = unmet(method, data, asked, limits)
         if problem is not None:
             raise RunError(problem, where="predictions")
@@ -129,7 +138,7 @@ def export(
             own = None
             if augmentation is not None and copies and split == "train":
                 own = _draw_copies(augmentation, copies, images, data, seed)
-            share = _predict(method, images, drawn, own, loader, rank, world)
+            share = _predict(method, images, drawn, own, keypoints, loader, rank, world)
             if world > 1:
                 share = _gather(share, world)
             found[split] = SplitPredictions(**share)
@@ -142,20 +151,11 @@ def export(
         method.train(was_training)
     if not found:
         raise DataError(f"the data '{data.plugin_name}' has no images in {', '.join(splits)}")
-    provenance = Provenance(
-        method=method.spec,
-        data=data.spec,
+    provenance = replace(
+        provenance_of(method.spec, data, seed),
         checkpoint=None if checkpoint is None else sha256(checkpoint),
-        seed=seed,
-        size=data.size,
-        point_names=list(data.point_names),
-        flip=None if data.flip is None else list(data.flip),
-        normaliser=None if data.normaliser is None else list(data.normaliser),
         warps=None if warps is None else warps.spec,
         limits=limited,
-        version=__version__,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        format=FORMAT,
         augmentation=None if augmentation is None or not copies else augmentation.spec,
         matches={request.key: _described(request) for request in matches},
     )
@@ -164,6 +164,60 @@ def export(
     if world > 1:
         torch.distributed.barrier()
     return path
+
+
+def annotation_of(
+    data: ImageData, split: Split, limit: int | None = None, loader: LoaderSettings | None = None
+) -> SplitPredictions:
+    """What is known about the images of a split, with no landmarks.
+
+    Args:
+        data: where the images come from; all of them are loaded.
+        split: which.
+        limit: at most so many images, the first ones.
+        loader: how images are loaded.
+
+    Raises:
+        DataError: there are no images.
+    """
+    images = _images(data, split, None if limit is None else {split: limit})
+    if len(images) == 0:
+        raise DataError(f"the data '{data.plugin_name}' has no images in {split}")
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for loaded in fixed_loader(images, _alone, loader or LoaderSettings(), seed=0):
+        sample = loaded.members[0]
+        none = torch.empty(len(sample), 0, 2)
+        for name in ("index", *_ANNOTATION):
+            if (value := getattr(sample, name)) is not None:
+                columns.setdefault(name, []).append(value.numpy())
+        columns.setdefault("landmarks", []).append(none.numpy())
+        columns.setdefault("score", []).append(none[..., 0].numpy())
+    return SplitPredictions(**{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def provenance_of(method: Mapping[str, Any], data: ImageData, seed: int) -> Provenance:
+    """The provenance of what was found now, without warps or a checkpoint.
+
+    Args:
+        method: spec of what found it: a method or a keypoint detector.
+        data: where the images come from.
+        seed: of all draws.
+    """
+    return Provenance(
+        method=dict(method),
+        data=data.spec,
+        checkpoint=None,
+        seed=seed,
+        size=data.size,
+        point_names=list(data.point_names),
+        flip=None if data.flip is None else list(data.flip),
+        normaliser=None if data.normaliser is None else list(data.normaliser),
+        warps=None,
+        limits={},
+        version=__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        format=FORMAT,
+    )
 
 
 def unmet(
@@ -182,6 +236,8 @@ def unmet(
     """
     if exports.landmarks and not isinstance(method, Landmarks):
         return f"the method '{method.plugin_name}' offers no landmarks"
+    if exports.keypoints and not isinstance(method, Keypoints | Landmarks):
+        return f"the method '{method.plugin_name}' offers neither keypoints nor landmarks"
     for request in exports.matches:
         problem = obstacle(method, data, lambda split: _images(data, split, limits), request)
         if problem is not None:
@@ -247,6 +303,7 @@ def _predict(
     images: Images,
     warps: Warp | None,
     copies: Copies | None,
+    keypoints: bool,
     loader: LoaderSettings,
     rank: int,
     world: int,
@@ -262,11 +319,13 @@ def _predict(
     for loaded in fixed_loader(images, _alone, loader, seed=0, rank=rank, world=world):
         sample = loaded.members[0]
         keep(index=sample.index, **{name: getattr(sample, name) for name in _ANNOTATION})
+        sample = sample.to(method.device).with_float_image()
+        if keypoints and isinstance(method, Keypoints):
+            keep(**_keypoints(method, sample.image))
         if not isinstance(method, Landmarks):
             none = torch.empty(len(sample), 0, 2)
             keep(landmarks=none, score=none[..., 0])
             continue
-        sample = sample.to(method.device).with_float_image()
         landmarks, score = _found(method, sample.image)
         keep(landmarks=landmarks, score=score)
         first = int(loaded.members[0].index[0])
@@ -278,7 +337,7 @@ def _predict(
             # Through the numerical direction of a spline: landmarks of the image are needed, and
             # its error is far below a landmark's.
             keep(warped=warped, expected=warp.to_target(landmarks))
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
+    return {name: _joined(name, parts) for name, parts in columns.items()}
 
 
 def _in_copies(
@@ -304,12 +363,43 @@ def _found(method: Landmarks, images: Tensor) -> tuple[Tensor, Tensor]:
     return points.masked_fill((score == 0)[..., None], torch.nan), score
 
 
+def _keypoints(method: Keypoints, images: Tensor) -> dict[str, Tensor]:
+    """The keypoints, in float32, those of an image before what pads it."""
+    points, score, label = method.keypoints(images)
+    found = ~points.isnan().any(-1) & (score > 0)
+    order = (~found).byte().argsort(dim=1, stable=True)[:, : int(found.sum(1).max())]
+    found = found.gather(1, order)
+    return {
+        "keypoints": points.gather(1, order[..., None].expand(-1, -1, 2))
+        .float()
+        .masked_fill(~found[..., None], torch.nan),
+        "keypoint_score": score.gather(1, order).float() * found,
+        "keypoint_label": label.gather(1, order).masked_fill(~found, -1),
+    }
+
+
+def _joined(name: str, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The rows of several batches; of keypoints, each batch has the width of its fullest image."""
+    if name not in _PADDING:
+        return np.concatenate(parts)
+    most = max(part.shape[1] for part in parts)
+    padded = [
+        np.pad(
+            part,
+            [(0, 0), (0, most - part.shape[1]), *[(0, 0)] * (part.ndim - 2)],
+            constant_values=_PADDING[name],
+        )
+        for part in parts
+    ]
+    return np.concatenate(padded)
+
+
 def _gather(share: Arrays, world: int) -> Arrays:
     """The rows of all processes in the order of the images, each image once."""
     shares: list[Any] = [None] * world
     torch.distributed.all_gather_object(shares, share)
     shares = [share for share in shares if share]
-    whole = {name: np.concatenate([part[name] for part in shares]) for name in shares[0]}
+    whole = {name: _joined(name, [part[name] for part in shares]) for name in shares[0]}
     _, once = np.unique(whole["index"], return_index=True)
     return {name: values[once] for name, values in whole.items()}
 
@@ -480,6 +570,12 @@ def _splits(arrays: Arrays, provenance: Provenance, where: str) -> dict[str, Spl
         "copied_visible": (*copies, *points),
     }
     for split, own in columns.items():
+        most = np.shape(own.get("keypoints", np.empty((0, 0))))[1:2]
+        shapes |= {"keypoints": (*most, 2), "keypoint_score": most, "keypoint_label": most}
+        incomplete = own.keys() & _PADDING.keys()
+        if incomplete and incomplete != _PADDING.keys():
+            lacking = ", ".join(sorted(_PADDING.keys() - incomplete))
+            raise DataError(f"lacks '{split}/{lacking}'", where=where)
         rows = np.shape(own.get("index", 0))
         for column in ("index", "landmarks", "score", *own):
             if column not in own or column not in shapes:

@@ -133,6 +133,11 @@ class Symmetric(EmbeddingMethod, name="symmetric"):
         """Vectors (..., L) of points to those of their left-right partners (eq. 2)."""
         return vectors @ self.flip.to(vectors.dtype).mT
 
+    @property
+    def turns(self) -> int:
+        """The number of symmetries that images leave open; 1 for none."""
+        return len(self.group)
+
     def symmetry(self, images: Tensor) -> Tensor:
         """How far each cell is from the plane of symmetry, or from the axis of the rotations.
 

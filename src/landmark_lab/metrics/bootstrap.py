@@ -7,7 +7,7 @@ every draw, and the interval holds its central share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,29 @@ Floats = NDArray[np.float64]
 
 # Entries of the count matrix held at a time (32 MB).
 _BLOCK = 2**22
+
+
+def resampled_images(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Images drawn with replacement, for a statistic that is no function of means.
+
+    Args:
+        images: N, how many there are.
+        resamples: number of draws.
+        seed: the draws are those of :func:`resampled_means`.
+
+    Yields:
+        (N,) int64 positions of the images of a draw.
+    """
+    for drawn in _draws(images, resamples, seed):
+        yield from drawn
+
+
+def _draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """The images (rows, N) of some draws at a time."""
+    generator = rng(seed, "bootstrap", images, resamples)
+    block = max(1, _BLOCK // max(1, images))
+    for first in range(0, resamples, block):
+        yield generator.integers(images, size=(min(block, resamples - first), images))
 
 
 def resampled_means(values: Floats, resamples: int, seed: int) -> Floats:
@@ -36,19 +59,16 @@ def resampled_means(values: Floats, resamples: int, seed: int) -> Floats:
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     complete = bool(known.all())
-    generator = rng(seed, "bootstrap", images, resamples)
-    block = max(1, _BLOCK // max(1, images))
-    means = np.empty((resamples, values.shape[1]))
-    for first in range(0, resamples, block):
-        rows = min(block, resamples - first)
-        drawn = generator.integers(images, size=(rows, images))
+    means = [np.empty((0, values.shape[1]))]
+    for drawn in _draws(images, resamples, seed):
+        rows = len(drawn)
         drawn += images * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
         weights = counts.astype(np.float64)
         totals = float(images) if complete else weights @ known
         with np.errstate(invalid="ignore"):
-            means[first : first + rows] = (weights @ filled) / totals
-    return means
+            means.append((weights @ filled) / totals)
+    return np.concatenate(means)
 
 
 def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:

@@ -10,6 +10,10 @@ threshold, divided by it, so that a perfect method has 1::
 The second form is the first one, integrated by parts: no grid of thresholds is needed, and it is a
 mean over images like any other, so it has a bootstrap interval.
 
+A curve of another kind goes by the same name: the mean error of the n best points, for every n. It
+shows whether a few points spoil the mean (D. Mallis, PhD thesis, Nottingham 2023, sections 2.6 and
+4.5: of the annotated points regressed forward, and of the landmarks regressed backward).
+
 Errors are in any unit, the thresholds in the same one; NaN is left out.
 """
 
@@ -73,6 +77,21 @@ def failure_rate(errors: Tensor, threshold: float) -> Tensor:
         A scalar in [0, 1].
     """
     return failures(errors, threshold).nanmean()
+
+
+def best_means(errors: Tensor) -> Tensor:
+    """The mean error of the n best points, for n = 1 to all.
+
+    Args:
+        errors: (P,) mean error of each point, NaN for one that counts nowhere.
+
+    Returns:
+        (P',) rising, of the P' points that count; the last one is the mean of all.
+    """
+    known, _ = errors[~errors.isnan()].sort()
+    numbers = torch.arange(1, len(known) + 1, device=known.device)
+    means: Tensor = known.cumsum(0) / numbers
+    return means
 
 
 class _OfErrors(RowMetric):

@@ -47,7 +47,6 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         tiles=[*tiles(context)],
         missing=context.missing,
         sections=sections,
-        landmarks=context.landmarks,
     )
     path = run / NAME if out is None else out
     write_text(path, page)

@@ -4,7 +4,7 @@ A section says what it shows; ``page.html`` has one macro for every kind of bloc
 escaped there.
 
 Convention: marks on a picture are points (x, y) in [-1, 1], ±1 being the picture's edges, see
-``geometry/points.py``.
+``geometry/points.py``. On a picture r times as wide as high x is in [-r, r].
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Mark:
         shape: ``line`` goes from the point to ``end``.
         x, y: where.
         landmark: takes the landmark's colour and can be picked out by it; None takes ``role``'s.
-        role: ``truth`` or ``found``: the colour of a mark that is no landmark.
+        role: whose colour a mark has that is no landmark.
         label: a number beside it.
         size: radius, or the width of a line, in hundredths of the picture's half side.
         end: of a line.
@@ -130,7 +130,7 @@ class Mark:
     x: float
     y: float
     landmark: int | None = None
-    role: Literal["truth", "found"] = "found"
+    role: Literal["truth", "found", "axis"] = "found"
     label: str = ""
     size: float = 3.0
     end: tuple[float, float] = (math.nan, math.nan)
@@ -143,6 +143,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Stroke:
+    """A line of many points drawn on a picture.
+
+    Attributes:
+        points: (x, y) of each.
+        role: whose colour it takes.
+    """
+
+    shape: ClassVar[str] = "stroke"
+    drawable: ClassVar[bool] = True
+    points: Sequence[tuple[float, float]]
+    role: Literal["truth", "found", "axis"] = "axis"
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture with marks.
 
@@ -151,12 +166,14 @@ class Picture:
         alt: what it shows.
         marks: what is drawn on it.
         label: a line below it.
+        ratio: its width over its height.
     """
 
     source: str | None
     alt: str
-    marks: Sequence[Mark] = ()
+    marks: Sequence[Mark | Stroke] = ()
     label: str = ""
+    ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -166,14 +183,15 @@ class Pictures:
     Attributes:
         pictures: in groups that stay together.
         caption: below all of them.
-        size: how large they are shown.
+        size: how large they are shown; ``three``: that many side by side; ``wide``
+            suits pictures wider than high, ``full`` very wide ones.
         title: above all of them.
     """
 
     kind: ClassVar[str] = "pictures"
     pictures: Sequence[Sequence[Picture]]
     caption: str = ""
-    size: Literal["small", "medium", "large"] = "small"
+    size: Literal["small", "medium", "large", "three", "wide", "full"] = "small"
     title: str = ""
 
 

@@ -258,6 +258,40 @@ def heat(values: Floats, rows: Sequence[str], columns: Sequence[str], x_label: s
     return svg()
 
 
+def scattered(x: Floats, y: Floats, numbers: Sequence[int | None]) -> str:
+    """Points in the colours of their numbers, on axes that mean nothing.
+
+    Args:
+        x, y: (N,) each.
+        numbers: of each point; None: pale, behind the others.
+    """
+    with _chart((3.6, 3.4)) as (axes, svg):
+        for coloured in (False, True):
+            rows = [i for i, number in enumerate(numbers) if (number is not None) == coloured]
+            fill: Any = _COLOURS["pale"]
+            if coloured:
+                fill = ["#{:02x}{:02x}{:02x}".format(*point_colour(numbers[i] or 0)) for i in rows]
+            axes.scatter(x[rows], y[rows], s=9, c=fill, linewidths=0)
+        axes.set(xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set_visible(True)
+            side.set_color(_COLOURS["line"])
+    return svg()
+
+
+def level_lines(values: Floats, known: NDArray[np.bool_]) -> list[Floats]:
+    """Where a map (H, W) is zero: lines of points (N, 2) in pixels, x and y.
+
+    Args:
+        values: the map.
+        known: (H, W) where there are lines at all.
+    """
+    from contourpy import contour_generator  # matplotlib's own, without a figure
+
+    masked = np.ma.masked_array(values, ~known)
+    return [np.asarray(line) for line in contour_generator(z=masked).lines(0.0)]
+
+
 @contextmanager
 def _chart(inches: tuple[float, float]) -> Iterator[tuple[Any, Callable[[], str]]]:
     """Axes to draw on, and a function that gives the SVG when the drawing is done."""

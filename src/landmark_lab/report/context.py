@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from landmark_lab import checkpoint
 from landmark_lab.config import Stage
 from landmark_lab.data.results import Predictions, read_results
+from landmark_lab.data.rounds import RoundRecord, read_round
 from landmark_lab.errors import LandmarkLabError
 from landmark_lab.evaluation import labels, load_predictions
 from landmark_lab.files import read_json
 from landmark_lab.plugin import build
+from landmark_lab.report.frames import Frames, frames
 from landmark_lab.report.pictures import SPLITS, Sharp, data_uri, sharp, sharpness, shrink
 from landmark_lab.report.regressed import Regressed, regressed
-from landmark_lab.roles import ImageData, Images, Landmarks, Method, Protocol, Split
+from landmark_lab.roles import (
+    Embedding,
+    ImageData,
+    Images,
+    Landmarks,
+    Method,
+    Protocol,
+    Split,
+)
 from landmark_lab.runs import COMMAND, ENVIRONMENT, recorded
 
 _TYPICAL = 8  # images to choose from
+_EMBEDDED = 12  # images whose vectors are shown
+_TOGETHER = 16  # images of a pass through the network
 
 _T = TypeVar("_T")
 Floats = NDArray[np.float64]
@@ -118,6 +131,18 @@ class Context:
             self._miss("Nothing was logged yet.")
         return {stage: columns for stage, columns in read.items() if columns}
 
+    @cached_property
+    def rounds(self) -> dict[str, list[RoundRecord]]:
+        """What was written of the rounds of self-training, by stage, in order."""
+        read: dict[str, list[RoundRecord]] = {}
+        for stage in self.experiment.stages:
+            files = sorted((self.run / "rounds" / stage).glob("*.npz"))
+            records = [self._try("a round", partial(read_round, file)) for file in files]
+            found = [record for record in records if record is not None]
+            if found:
+                read[stage] = found
+        return read
+
     # --- what the method found --------------------------------------------------------------------
 
     @cached_property
@@ -179,11 +204,48 @@ class Context:
         They are shrunk to the size that the method knows; NaN where not found.
         """
         assert self.finder is not None
-        small = np.stack([shrink(image, self.size) for image in images])
-        pixels = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
-        points, score = self.finder.landmarks(pixels)
+        points, score = self.finder.landmarks(self.pixels(images))
         found: Floats = points.double().masked_fill((score == 0)[..., None], torch.nan).numpy()
         return found
+
+    def pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        """Images (B, H, W, 3) of any square size as the method takes them: (B, 3, h, w)."""
+        small = np.stack([shrink(image, self.size) for image in images])
+        return torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
+
+    @cached_property
+    def embedder(self) -> Embedding | None:
+        """The method, if it gives pixels vectors and there are images to give them to."""
+        method = self.method
+        if method is None or self.data is None:
+            return None
+        return method if isinstance(method, Embedding) else None
+
+    @torch.no_grad()
+    def embed(self, images: NDArray[np.uint8]) -> Tensor:
+        """The vectors (B, C, h, w), float32, of images (B, H, W, 3) of any square size."""
+        assert self.embedder is not None
+        pixels = self.pixels(images)
+        parts = [pixels[i : i + _TOGETHER] for i in range(0, len(pixels), _TOGETHER)]
+        return torch.cat([self.embedder.embedding(part).float() for part in parts])
+
+    @cached_property
+    def frames(self) -> Frames | None:
+        """The vectors of a few images from all over a split, where there are any."""
+        if self.embedder is None:
+            return None
+        split = next((name for name in SPLITS if len(self.images(name))), None)
+        if split is None:
+            return None
+        index = self.spread(split, _EMBEDDED)
+        rows = [self.images(split)[i] for i in index.tolist()]
+        vectors = self.embed(np.stack([row["image"] for row in rows]))
+        return frames(self.embedder, split, index, rows, vectors)
+
+    def spread(self, split: Split, count: int) -> NDArray[np.int64]:
+        """The positions of at most so many images at equal distances in a split."""
+        last = len(self.images(split)) - 1
+        return np.unique(np.linspace(0, last, count).round().astype(np.int64))
 
     # --- the pictures -----------------------------------------------------------------------------
 

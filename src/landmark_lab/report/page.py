@@ -7,11 +7,12 @@ any request, so that a report shows the same everywhere and tells nobody that it
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from importlib import resources
 
 from landmark_lab import __version__
 from landmark_lab.figures import point_colour
-from landmark_lab.report.blocks import Section
+from landmark_lab.report.blocks import Cell, Legend, Mark, Section
 from landmark_lab.report.headline import Tile
 
 
@@ -21,7 +22,6 @@ def render(
     tiles: Sequence[Tile],
     missing: Sequence[str],
     sections: Sequence[Section],
-    landmarks: int,
 ) -> str:
     """The text of the page, UTF-8 HTML.
 
@@ -31,7 +31,6 @@ def render(
         tiles: the numbers at the top.
         missing: what could not be shown, as sentences.
         sections: in the order of the page.
-        landmarks: how many colours are needed.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -53,10 +52,23 @@ def render(
         tiles=tiles,
         missing=missing,
         sections=sections,
-        colours=["#{:02x}{:02x}{:02x}".format(*point_colour(k)) for k in range(landmarks)],
+        colours=["#{:02x}{:02x}{:02x}".format(*point_colour(k)) for k in range(_numbers(sections))],
         version=__version__,
         style=style,
         script=script,
         script_hash=f"sha256-{digest}",
     )
     return text.lstrip()
+
+
+def _numbers(part: object) -> int:
+    """How many numbers, and so colours, the landmarks and points of a part of the page have."""
+    if isinstance(part, Mark | Cell):
+        return 0 if part.landmark is None else part.landmark + 1
+    if isinstance(part, Legend):
+        return max(part.landmarks, default=-1) + 1
+    if is_dataclass(part):
+        part = [getattr(part, one.name) for one in fields(part)]
+    if isinstance(part, Sequence) and not isinstance(part, str):
+        return max(map(_numbers, part), default=0)
+    return 0

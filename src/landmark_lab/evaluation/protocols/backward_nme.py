@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from landmark_lab.data.results import Predictions, Score, Value
-from landmark_lab.evaluation.choices import RegressionProtocol, at_least_one
+from landmark_lab.evaluation.choices import RegressionProtocol, at_least_one, positive
 from landmark_lab.evaluation.common import (
     Annotated,
     Floats,
@@ -26,6 +26,7 @@ from landmark_lab.evaluation.common import (
     nan_mean,
     percent_errors,
 )
+from landmark_lab.evaluation.point_scores import distribution
 from landmark_lab.evaluation.predictions import check_same_images
 from landmark_lab.metrics.bootstrap import percentile_interval, resampled_means
 from landmark_lab.metrics.collapse import constant
@@ -39,19 +40,24 @@ class BackwardNme(RegressionProtocol, name="backward_nme"):
 
     A landmark counts where it was found; an unknown point takes its mean over the training images.
     The reference ``mean_position`` is the error of always answering a landmark's mean position.
-    The other choices are explained in ``evaluation/choices.py``.
+    ``auc`` and ``failure_rate`` are those of ``forward_nme``. The other choices are explained in
+    ``evaluation/choices.py``.
 
     Args:
         annotated: number of annotated training images; all of them by default.
+        failure: an image with a larger error, in per cent, is a failure; the area under the curve
+            ends there.
     """
 
     version: ClassVar[int] = 1
 
     annotated: int | None = None
+    failure: float = 10.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(annotated=self.annotated)
+        positive(failure=self.failure)
 
     def score(self, predictions: Predictions, untrained: Predictions | None = None) -> Score:
         """See :class:`~landmark_lab.roles.Protocol`."""
@@ -87,6 +93,10 @@ class BackwardNme(RegressionProtocol, name="backward_nme"):
             values={
                 "spread": Value(scale * nan_mean(spreads), *intervals["spread"]),
                 "r2": Value(nan_mean(explained.clip(min=0)), *intervals["r2"]),
+                **{
+                    name: self.mean_value(image_means(measure(run.errors).T))
+                    for name, measure in distribution(self.failure).items()
+                },
             },
             per_landmark=tuple(
                 {

@@ -9,6 +9,8 @@ in the original images unless these were squashed.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from landmark_lab.data.results import Predictions, Value
 from landmark_lab.evaluation.choices import ForwardProtocol, at_least_one, positive
 from landmark_lab.evaluation.common import PointMap
@@ -23,7 +25,8 @@ class ForwardNme(ForwardProtocol, name="forward_nme"):
     are the mean shape of all annotated training images, the same at the true centroid, and at the
     true centroid and scale, and the untrained network with the same regressor. Beside the error
     stand ``auc``, the area under the cumulative error curve, and ``failure_rate``, both in per
-    cent. The other choices are explained in ``evaluation/choices.py``.
+    cent, and ``landmarks_per_image``, the mean number of landmarks found. The other choices are
+    explained in ``evaluation/choices.py``.
 
     Args:
         annotated: number of annotated training images; all of them by default.
@@ -54,5 +57,9 @@ class ForwardNme(ForwardProtocol, name="forward_nme"):
         return self.regressed(predictions, self.annotated)
 
     def values(self, predictions: Predictions, guesses: Guesses) -> dict[str, Value]:
-        """``auc`` and ``failure_rate``."""
-        return self.means(guesses, distribution(self.failure))
+        """``auc`` and ``failure_rate``, and how many landmarks were found in an image."""
+        found = (~np.isnan(guesses.test.landmarks).any(-1)).sum(-1).astype(np.float64)
+        return {
+            **self.means(guesses, distribution(self.failure)),
+            "landmarks_per_image": self.mean_value(found),
+        }

@@ -1,13 +1,24 @@
-"""Cumulative error curves: the share of images that are at least so good."""
+"""Cumulative error curves: over images, and over the best annotated points and landmarks."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landmark_lab.metrics.cumulative import area_under_curve, failure_rate
+from landmark_lab.evaluation.protocols.backward_nme import BackwardNme
+from landmark_lab.metrics.cumulative import area_under_curve, best_means, failure_rate
 from landmark_lab.report import charts
-from landmark_lab.report.blocks import Beside, Cell, Chart, Charts, Section, Table, number
+from landmark_lab.report.blocks import (
+    Beside,
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Section,
+    Table,
+    number,
+)
 from landmark_lab.report.context import Context
+from landmark_lab.report.regressed import Regressed
 from landmark_lab.report.sections.results import reference_name
 
 _COLOURS: dict[str, charts.Colour] = {
@@ -49,7 +60,35 @@ def curves(context: Context) -> Section | None:
         "The further up and to the left, the better: the curve says which share of the test images "
         f"has an error of at most x, in per cent of {found.test.divisor}."
     )
-    return Section("curves", "Error curves", lead, [Beside([Charts([chart]), table])])
+    blocks: list[Block] = [Beside([Charts([chart]), table]), Charts([_best(context, found)])]
+    return Section("curves", "Error curves", lead, blocks)
+
+
+def _best(context: Context, found: Regressed) -> Chart:
+    """The mean error of the n best points, forward, and of the n best landmarks, backward."""
+    masked = np.ma.masked_invalid(found.errors)
+    errors = {"annotated points, forward": masked.mean(0).filled(np.nan)}
+    for name, protocol in context.protocols.items():
+        if isinstance(protocol, BackwardNme) and name in context.scores:
+            rows = context.scores[name]["per_landmark"]
+            each = [np.nan if row["error"] is None else row["error"] for row in rows]
+            errors["landmarks, backward"] = np.array(each)
+            break
+    means = {name: best_means(torch.from_numpy(each)).numpy() for name, each in errors.items()}
+    colours: tuple[charts.Colour, ...] = ("accent", "second")
+    svg = charts.lines(
+        [
+            charts.Line(np.arange(1.0, len(each) + 1), each, name, colour)
+            for (name, each), colour in zip(means.items(), colours, strict=False)
+        ],
+        "number of the best ones",
+        "mean error, %",
+    )
+    alt = "; ".join(
+        f"{name}: best {number(float(each[0]))}, all {len(each)} {number(float(each[-1]))}"
+        for name, each in means.items()
+    )
+    return Chart(svg, "Mean error of the n best points", alt)
 
 
 def _name(name: str) -> str:

@@ -1,6 +1,6 @@
 """The results: numbers with intervals, what they have to be compared with, published ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from landmark_lab.report import charts
@@ -47,13 +47,8 @@ def results(context: Context) -> Section | None:
     reported = context.experiment.reported
     columns = ["Protocol", "#Measured", "#95 % interval", *(["#Published"] if reported else [])]
     known = {key for score in context.scores.values() for key in score["references"]}
-    compared = [*(key for key in REFERENCES if key in known), *sorted(known - REFERENCES.keys())]
-    columns += [f"#{reference_name(key).capitalize()}" for key in compared]
-    rows = [
-        row
-        for name, score in context.scores.items()
-        for row in _rows(name, score, reported, compared)
-    ]
+    columns.append("Compared with")
+    rows = [row for name, score in context.scores.items() for row in _rows(name, score, reported)]
     blocks: list[Block] = [Charts([*_charts(context)]), Table(columns, rows)]
     for name, score in context.scores.items():
         blocks += [Text(f"{name}: {note}.", "warn") for note in score["notes"]]
@@ -80,11 +75,14 @@ def reference_name(key: str) -> str:
 
 
 def _rows(
-    name: str, score: Mapping[str, Any], reported: Mapping[str, float], compared: Sequence[str]
+    name: str, score: Mapping[str, Any], reported: Mapping[str, float]
 ) -> Iterator[list[Cell]]:
     published = [Cell(number(reported.get(name)))] if reported else []
-    beside = [Cell(number(score["references"].get(key))) for key in compared]
-    row = [_measured(score), Cell(_interval(score)), *published, *beside]
+    # One column however many there are: each protocol has others.
+    beside = ", ".join(
+        f"{reference_name(key)} {number(value)}" for key, value in score["references"].items()
+    )
+    row = [_measured(score), Cell(_interval(score)), *published, Cell(beside)]
     detail = f"{score['unit']}; {plural(score['images'], 'image')}"
     yield [Cell(name, detail=detail), *row]
     for key, value in score["values"].items():

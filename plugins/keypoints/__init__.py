@@ -1,0 +1,1 @@
+"""Generic keypoint detectors: where self-training starts."""
