@@ -137,6 +137,13 @@ def test_landmark_networks_start_afresh_whole_or_in_the_last_layer() -> None:
     assert same(network, LandmarkNetwork(quick(), 5))
 
 
+def test_maps_of_landmarks_start_close_to_zero_and_unlike() -> None:
+    maps = LandmarkNetwork(quick(), 5)(torch.rand(2, 3, 32, 32))
+    assert maps.abs().max() < 0.05
+    assert maps.std((2, 3)).min() > 0
+    assert (maps[:, 1:] != maps[:, :-1]).any(3).any(2).all()
+
+
 def test_an_optimiser_goes_on_with_a_network_that_started_afresh() -> None:
     network = nn.Linear(3, 1)
     optimiser = torch.optim.SGD(network.parameters(), 0.1)

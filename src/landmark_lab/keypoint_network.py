@@ -21,6 +21,9 @@ from landmark_lab.losses.correspondence import vectors_at
 from landmark_lab.plugin import build
 from landmark_lab.roles import Backbone
 
+# Standard deviation of the weights of a last layer that starts close to zero.
+_QUIET = 1e-3
+
 
 class KeypointMaps(NamedTuple):
     """What a keypoint network says of B images.
@@ -81,7 +84,8 @@ class LandmarkNetwork(nn.Module):
     """Stage two: one map a landmark, linear as in heat-map regression with annotations.
 
     It starts from the first stage's backbone, ``start_from: {parts: [network.backbone]}``, with a
-    last layer of its own.
+    last layer of its own. That one starts close to zero, as nearly all of a target is: under maps
+    of the usual start, the first steps do nothing but flatten the features that were learned.
 
     Args:
         backbone: see ``KeypointNetwork``.
@@ -96,7 +100,7 @@ class LandmarkNetwork(nn.Module):
         if landmarks < 1:
             raise ValueError(f"landmarks {landmarks}; allowed: at least 1")
         self.backbone = backbone
-        self.head = nn.Conv2d(backbone.channels[0], landmarks, 1)
+        self.head = _quiet(backbone.channels[0], landmarks)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to maps (B, K, h, w); about 1 at a landmark, else 0."""
@@ -111,7 +115,7 @@ class LandmarkNetwork(nn.Module):
     def reinitialise_head(self, seed: int) -> None:
         """Start the last layer afresh, in place; the backbone stays as it is."""
         head = self.head
-        reinitialise(head, lambda: nn.Conv2d(head.in_channels, head.out_channels, 1), seed)
+        reinitialise(head, lambda: _quiet(head.in_channels, head.out_channels), seed)
 
 
 def sample_descriptors(descriptors: Tensor, points: Tensor) -> Tensor:
@@ -141,6 +145,14 @@ def reinitialise(module: nn.Module, make: Callable[[], nn.Module], seed: int) ->
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too
         fresh = make()
     module.load_state_dict(fresh.state_dict())
+
+
+def _quiet(inputs: int, outputs: int) -> nn.Conv2d:
+    """A last layer whose maps start close to zero; not at zero, so that no two are alike."""
+    head = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(head.weight, std=_QUIET)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _another(backbone: Backbone) -> Backbone:
