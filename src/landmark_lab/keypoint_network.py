@@ -151,6 +151,7 @@ def _quiet(inputs: int, outputs: int) -> nn.Conv2d:
     """A last layer whose maps start close to zero; not at zero, so that no two are alike."""
     head = nn.Conv2d(inputs, outputs, 1)
     nn.init.normal_(head.weight, std=_QUIET)
+    assert head.bias is not None
     nn.init.zeros_(head.bias)
     return head
 
