@@ -130,3 +130,21 @@ def _drawn(points: Tensor, size: Size, mark: Gaussian, channels: int) -> Tensor:
     shape = (images, channels, -1)
     drawn.scatter_reduce_(2, index.reshape(shape), values.reshape(shape), "amax")
     return drawn.view(images, channels, height, width)
+
+
+LANDMARK_MARK = Gaussian(0.75, 3)
+"""The mark of the detectors of landmarks, 3×3 cells as in public code."""
+
+
+def landmark_regression(maps: Tensor, points: Tensor) -> Tensor:
+    """The squared error of the maps of known landmarks and their marks (eq. 5.4, §6.1.7).
+
+    Args:
+        maps: (B, K, h, w).
+        points: (B, K, 2), NaN where a landmark is not known. One outside the image does not count.
+
+    Returns:
+        A scalar, see :func:`heatmap_regression`.
+    """
+    target = channel_target(points, (maps.shape[-2], maps.shape[-1]), LANDMARK_MARK)
+    return heatmap_regression(maps, target, inside(points))

@@ -46,15 +46,11 @@ from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.rounds import Labelled
 from landmark_lab.errors import ConfigError
 from landmark_lab.geometry.peaks import channel_peaks
-from landmark_lab.geometry.points import inside
 from landmark_lab.keypoint_network import LandmarkNetwork
-from landmark_lab.losses.heatmap import Gaussian, channel_target, heatmap_regression
+from landmark_lab.losses.heatmap import landmark_regression
 from landmark_lab.plugin import part, settings
 from landmark_lab.roles import Backbone, Method, Optimiser, Schedule
 from landmark_lab.rounds import Found, Labels, RoundsMethod, by_label
-
-# The published 3×3 mark.
-_MARK = Gaussian(0.75, 3)
 
 
 class MergingDetector(RoundsMethod, name="merging_detector"):
@@ -111,8 +107,7 @@ class MergingDetector(RoundsMethod, name="merging_detector"):
         maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
         places, names = torch.cat([points, moved]), torch.cat([labels, theirs])
         ordered = by_label(places, names, len(self.landmark))
-        target = channel_target(ordered, (maps.shape[-2], maps.shape[-1]), _MARK)
-        return {"detection": heatmap_regression(maps, target, inside(ordered))}
+        return {"detection": landmark_regression(maps, ordered)}
 
     # --- rounds ----------------------------------------------------------------------------------
 
