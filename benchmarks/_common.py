@@ -1,4 +1,4 @@
-"""What the benchmarks share: saying on what they ran, and keeping their figures."""
+"""What the benchmarks share: saying on what they ran, waiting for it, keeping their figures."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def provenance() -> dict[str, Any]:
         "changed": git["dirty"],
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def wait(device: str) -> None:
+    """Wait for the GPU, if it is one."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
 
 
 def processor() -> str:

@@ -3,19 +3,19 @@
     python benchmarks/keypoints.py [--repeats 20] [--size 64] [--width 32] [--dimension 64]
         [--batch 16] [--keypoints 30] [--threads 1] [--device cpu]
 
-``network``: forward and backward, from a fixed gradient of both heads, of two views of each image.
-The other rows are what a step computes beside it, each forward and, where it has one, backward:
+``network``: forward and backward, from a fixed gradient, of backbone and detector, of two views of
+each image. The other rows are what a step computes beside it, each forward and backward:
 
 - ``targets``: the Gaussian map of all keypoints; ``regression``: its squared error.
-- ``descriptors``: sampling them at the keypoints and at 20 places in the background.
+- ``descriptors``: the head at the keypoints and at 20 places in the background; ``…, whole map``:
+  what it would take to describe all cells and read these off, which gives the same.
 - ``contrastive``: eq. 6.3 over 5,000 pairs of either kind; ``…, any image``: eq. 5.3.
 - ``peaks``: suppression, threshold and refinement. A step needs none; a round does, for each image.
 
 Each repeat times all rows one after the other, so that other work on the machine slows them alike;
 the figure is the ratio of the medians. On the CPU it is the processor's time of this process. The
-target is that one step's rows together, ``peaks`` left out, take at most 0.15 of the network; the
-exit status is 1 if it is missed. Most of ``descriptors`` is the gradient of the whole map, zero but
-at the points, which grows with the dimension.
+target is that one step's rows together, the first of each kind, take at most 0.15 of the network;
+the exit status is 1 if it is missed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from _common import wait
 from torch import Tensor
 
 from landmark_lab.geometry.peaks import peaks
@@ -37,7 +38,7 @@ from landmark_lab.losses.heatmap import gaussian_target, heatmap_regression
 from landmark_lab_plugins.backbones.hourglass import Hourglass
 
 NETWORK, STEP = "network", ("targets", "regression", "descriptors", "contrastive")
-ANY_IMAGE = "contrastive, any image"
+ANY_IMAGE, WHOLE_MAP = "contrastive, any image", "descriptors, whole map"
 BACKGROUND, PAIRS, CLUSTERS, TARGET = 20, 5000, 100, 0.15
 
 Call = Callable[[], object]
@@ -56,23 +57,30 @@ def rows(options: argparse.Namespace) -> dict[str, Call]:
     uniform = torch.rand(2, PAIRS).to(device)
 
     with torch.no_grad():
-        found = network(images)
+        found, features = network(images), backbone(images)[0]
     size = (found.score.shape[2], found.score.shape[3])
     target = gaussian_target(points, size)
     everywhere = torch.cat([points, places], 1)
-    gradients = [torch.randn_like(found.score), torch.randn_like(found.descriptors)]
-    score, descriptors = (maps.clone().requires_grad_() for maps in found)
-    vectors = network.sample(descriptors, everywhere).detach().requires_grad_()
+    gradients = [torch.randn_like(found.score), torch.randn_like(features)]
+    score = found.score.clone().requires_grad_()
+    features.requires_grad_()
+    described = [features, *network.descriptor.parameters()]
+    vectors = network.sample(found.descriptors, everywhere).detach().requires_grad_()
 
     def step() -> None:
-        torch.autograd.backward(tuple(network(images)), gradients)
+        made = backbone(images)[0]
+        torch.autograd.backward((network.detector(made).sigmoid(), made), gradients)
         network.zero_grad()
 
     def regression() -> Tensor:
         return learn(heatmap_regression(score, target), score)
 
-    def sampling() -> Tensor:
-        return learn(network.sample(descriptors, everywhere).sum(), descriptors)
+    def at_points() -> object:
+        return torch.autograd.grad(network.describe(features, everywhere).sum(), described)
+
+    def of_a_map() -> object:
+        whole = network.descriptor(features)
+        return torch.autograd.grad(network.sample(whole, everywhere).sum(), described)
 
     def contrast(loss: Contrastive) -> Tensor:
         views = []
@@ -86,7 +94,8 @@ def rows(options: argparse.Namespace) -> dict[str, Call]:
         NETWORK: step,
         "targets": lambda: gaussian_target(points, size),
         "regression": regression,
-        "descriptors": sampling,
+        "descriptors": at_points,
+        WHOLE_MAP: of_a_map,
         "contrastive": lambda: contrast(Contrastive()),
         ANY_IMAGE: lambda: contrast(Contrastive(negatives="cluster")),
         "peaks": lambda: peaks(found.score, 2, 0.15, 200),
@@ -111,12 +120,6 @@ def measure(timed: dict[str, Call], repeats: int, device: str) -> dict[str, floa
             if repeat >= 0:
                 seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def wait(device: str) -> None:
-    """Wait for the GPU, if it is one."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main() -> int:

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _common import wait
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -110,10 +111,10 @@ def measure(repeats: int, device: str) -> dict[str, list[float]]:
     timed, seconds = rows(device), {}
     for repeat in range(-1, repeats):  # one to warm up
         for name, call in timed.items():
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             call()
-            _wait(device)
+            wait(device)
             if repeat >= 0:
                 seconds.setdefault(name, []).append(time.perf_counter() - start)
     return seconds
@@ -142,11 +143,6 @@ def _high_water() -> float:
     """Peak of the resident set in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main() -> int:

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _common import wait
 
 from landmark_lab.geometry.points import inside
 from landmark_lab.seeding import BatchDraw
@@ -91,16 +92,11 @@ def measure(repeats: int, device: str) -> dict[str, list[tuple[float, float]]]:
 
 
 def _time(call: Call, device: str) -> float:
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     call()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -74,7 +75,7 @@ class TestEvaluate:
                 torch.ones(points[..., 0].numel()),
             )
             path = run / "rounds" / "first" / f"{number:03d}.npz"
-            write_round(path, Labelled(table), 50 * number, number)
+            write_round(path, Labelled(table), 50 * number, number, np.arange(count))
         result = cli("evaluate", run, "keypoint_detection", "keypoint_clusters", "--rounds")
         assert result.code == 0, result.err
         assert "Rounds of 'first' on its training images" in result.out

@@ -32,6 +32,7 @@ FLOORS = {
         "optimisation",
         "checkpoint",
         "clustered_keypoints",
+        "landmark_maps",
         "embedding",
         "keypoint_network",
         "probe",

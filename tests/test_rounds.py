@@ -1,7 +1,11 @@
 """Rounds: when they begin, what is learned from and written down, and that resuming is exact."""
 
 import shutil
+import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,17 @@ from torch import Tensor
 
 from landmark_lab import checkpoint
 from landmark_lab.config import read
+from landmark_lab.data import rounds
 from landmark_lab.data.batch import Pair, Sample
 from landmark_lab.data.keypoints import KeypointTable
-from landmark_lab.data.rounds import Labelled, compare, read_round, same_place, write_round
+from landmark_lab.data.rounds import (
+    Labelled,
+    compare,
+    looked_at,
+    read_round,
+    same_place,
+    write_round,
+)
 from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import ConfigError, DataError, LandmarkLabError
 from landmark_lab.experiment import run
@@ -25,8 +37,9 @@ from landmark_lab.files import load_checkpoint
 from landmark_lab.geometry.flow import FlowWarp
 from landmark_lab.plugin import build
 from landmark_lab.roles import ImageData, Method, Pairing
-from landmark_lab.rounds import Labels, RoundsMethod, evaluating
+from landmark_lab.rounds import Labels, RoundsMethod, UnusableRound, evaluating
 from landmark_lab.seeding import BatchDraw
+from tests.clustering.pretended import PretendedCuda
 from tests.running.test_resume import KeepEvery, differences, outcome
 
 BACKBONE = {"name": "hourglass", "width": 16, "depth": 1, "blocks": 1, "stem": 0, "groups": 4}
@@ -134,9 +147,11 @@ def test_a_trained_method_is_loaded_without_its_table(tmp_path: Path) -> None:
 def test_a_round_is_written_down_and_read_back(tmp_path: Path) -> None:
     found = table([3, 0, 2], labels=4)
     kept = {"centroids_k": torch.rand(4, 6)}
-    write_round(tmp_path / "007.npz", Labelled(found, kept), step=40, number=7)
+    labelled = Labelled(found, kept, "torch on cuda:1")
+    write_round(tmp_path / "007.npz", labelled, 40, 7, np.array([2, 0, 1]))
     record = read_round(tmp_path / "007.npz")
-    assert (record.number, record.step) == (7, 40)
+    assert (record.number, record.step, record.clustered) == (7, 40, "torch on cuda:1")
+    assert record.looked_at.tolist() == [0, 1, 2]
     assert differences(found.state(), record.table.state(), "") == []
     assert torch.equal(record.kept["centroids_k"], kept["centroids_k"])
     assert torch.equal(record.counts, found.labels.bincount())
@@ -145,6 +160,23 @@ def test_a_round_is_written_down_and_read_back(tmp_path: Path) -> None:
     torch.testing.assert_close(
         record.descriptors, found.descriptors[record.sample], atol=1e-3, rtol=0
     )
+
+
+def test_the_images_that_rounds_are_about(tmp_path: Path) -> None:
+    for number, counts in enumerate(([3, 0, 2, 0], [0, 0, 2, 0])):
+        used = np.array([0, 1, 2])
+        write_round(tmp_path / f"{number}.npz", Labelled(table(counts)), 0, number, used)
+    records = [read_round(tmp_path / f"{number}.npz") for number in range(2)]
+    assert looked_at(records).tolist() == [0, 1, 2]
+    assert looked_at([]).tolist() == []
+    for number in range(2):  # as they were written once
+        with np.load(tmp_path / f"{number}.npz") as archive:
+            old = {n: archive[n] for n in archive.files if n not in ("looked_at", "clustered")}
+        np.savez(tmp_path / f"{number}.npz", **old)
+    records = [read_round(tmp_path / f"{number}.npz") for number in range(2)]
+    assert [record.looked_at.tolist() for record in records] == [[0, 2], [2]]
+    assert looked_at(records).tolist() == [0, 2]
+    assert records[0].clustered == ""
 
 
 def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
@@ -168,7 +200,8 @@ def nearest_oracle(one: KeypointTable, other: KeypointTable, distance: float) ->
 
 
 @pytest.mark.parametrize("counts", [[4, 0, 7], [0, 3, 0], [0, 0, 0]])
-def test_where_keypoints_were_before(counts: list[int]) -> None:
+def test_where_keypoints_were_before(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_PAIRS", 80)  # two images at a time, where there are any
     one, other = table([5, 2, 6]), table(counts, seed=1)
     assert same_place(one, other, 0.6).tolist() == nearest_oracle(one, other, 0.6)
     assert same_place(other, one, 0.6).tolist() == nearest_oracle(other, one, 0.6)
@@ -259,6 +292,31 @@ def test_a_round_without_keypoints_keeps_the_labels_of_the_last(
     assert all(v.isfinite().all() for v in weights.values())
 
 
+def test_a_first_clustering_of_nothing_leaves_the_initial_keypoints(tmp_path: Path) -> None:
+    model = method(every=0)
+    model.trainer = Running(0, 1)  # type: ignore[assignment]
+    model.folder = tmp_path
+    model.on_train_start()
+    assert not model.labelled
+    before = model.table.state()
+
+    def nothing(found: KeypointTable) -> Labelled:
+        raise UnusableRound("nothing is left")
+
+    with pytest.warns(UserWarning, match="round 1: nothing is left; the pseudo-labels of the"):
+        model._renew(model._survey(model), nothing, 1)
+    assert model.number == 1
+    assert not model.labelled
+    assert differences(before, model.table.state(), "") == []
+    assert [file.name for file in tmp_path.iterdir()] == ["000.npz"]
+    # The next round describes the initial keypoints still, and not what the detector would find.
+    found = model._survey(model)
+    assert torch.equal(found.points, before["points"])
+    assert found.descriptors is not None
+    model._renew(found, lambda table: model.relabel(table, 2), 2)
+    assert model.labelled
+
+
 def test_nothing_to_begin_with_is_an_error(tmp_path: Path) -> None:
     nothing = {**SMALL, "keypoints": {"name": "sift", "contrast": 1.0}}
     with pytest.raises(LandmarkLabError, match="no keypoint"):
@@ -304,6 +362,54 @@ def test_looking_leaves_every_part_in_its_mode() -> None:
     assert len(set(before.values())) == 2
 
 
+# --- where ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {**SMALL, "isolated": 0.3},
+        {
+            "name": "self_training_correspondence",
+            "clusters": 5,
+            "keypoints": "sift",
+            "backbone": SMALL["backbone"],
+            "dimension": 16,
+            "isolated": 0.3,
+        },
+    ],
+    ids=lambda spec: spec["name"],
+)
+def test_what_was_found_is_clustered_on_the_methods_gpu(
+    spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    found = table([4, 0, 5, 6, 3])
+    wide = torch.rand(len(found), 16, generator=torch.Generator().manual_seed(0))
+    found = replace(found, descriptors=wide)
+    tables = []
+    for device in ("cpu", "cuda"):
+        model = build(Method, spec)
+        assert isinstance(model, RoundsMethod)
+        model.trainer = Running(0, 1)  # type: ignore[assignment]
+        model.folder = tmp_path / device
+        with PretendedCuda():
+            model._device = torch.device(device, 0)
+            for number in range(2):
+                model._renew(found, partial(model.relabel, number=number), number)
+            assert model.table.points.is_cuda == (device == "cuda")
+        tables.append(model.table.state())
+    assert differences(*tables, "") == []
+    clustered = [read_round(tmp_path / name / "001.npz").clustered for name in ("cpu", "cuda")]
+    assert clustered == ["torch on cpu", "torch on cuda:0"]
+
+
+def test_a_device_without_double_precision_is_not_clustered_on() -> None:
+    model, vectors = method(), torch.rand(2, 3)
+    model._device = torch.device("mps")
+    assert model.to_cluster(vectors) is vectors
+
+
 # --- two processes -------------------------------------------------------------------------------
 
 
@@ -330,7 +436,8 @@ def two_rounds(rank: int, world: int, folder: str) -> dict[str, Any]:
     """The tables and centroids of the first rounds."""
     if world > 1:
         store = f"file://{folder}/store"
-        dist.init_process_group("gloo", store, rank=rank, world_size=world)
+        patience = timedelta(minutes=5)
+        dist.init_process_group("gloo", store, patience, rank=rank, world_size=world)
     torch.manual_seed(0)
     model = method()
     model.trainer = Running(rank, world)  # type: ignore[assignment]
@@ -355,6 +462,7 @@ def second(_: int, folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two processes that import everything, perhaps on a busy machine
 def test_two_processes_learn_from_the_clusters_of_one(tmp_path: Path) -> None:
     other = mp.spawn(second, (str(tmp_path),), nprocs=1, join=False)
     first = two_rounds(0, 2, str(tmp_path))

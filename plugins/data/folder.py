@@ -9,30 +9,37 @@ the top-left pixel; samples hold points (x, y) in [-1, 1] of the square image.
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from landmark_lab.data.annotations import Annotations, read
-from landmark_lab.data.annotations.common import concatenate
+from landmark_lab.data.annotations.common import concatenate, frame_number
 from landmark_lab.data.annotations.locate import locate
+from landmark_lab.data.flow import FrameTable
 from landmark_lab.data.images import ImageTable, SplitTable, check_annotation
 from landmark_lab.data.preprocess import Preprocess
+from landmark_lab.data.sampling import LoaderSettings, successors
 from landmark_lab.data.splits import draw_splits
 from landmark_lab.data.video import frame_count
 from landmark_lab.errors import ConfigError, DataError
 from landmark_lab.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from landmark_lab.geometry.symmetry import check_flip
-from landmark_lab.roles import ImageData, Split
+from landmark_lab.plugin import available
+from landmark_lab.roles import ImageData, Method, OpticalFlow, Pairing, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _WHOLE_IMAGE = Preprocess()
+_FLOW = frozenset({"flow", "flow_visible"})
+_PARTS = 20  # of all frames, where splits are drawn by parts of clips
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +53,15 @@ class Folder(ImageData, name="folder"):
             an image): its images are the data. Or a file for each of ``train``, ``val``, ``test``;
             without one for ``train``, all other images are trained on. None: all images.
         pattern: which files below ``root`` are images or videos, where no annotation names them.
-        every: take every n-th frame of a video.
-        val_fraction: part of the images drawn for validation, if the splits are drawn.
+        every: take every n-th frame of a video; with ``flow``, frames that are n apart follow one
+            another, also those that are image files.
+        flow: estimates the optical flow to the next frame, computed when a training needs it. Then
+            image files without annotated clip and frame are frames of videos if their names end in
+            numbers: those of equal names up to the last number, in one folder, are one video. None:
+            there is no flow.
+        val_fraction: part of the images drawn for validation, if the splits are drawn: by
+            individual; else by clip, if there are enough; else by image, or with ``flow`` by parts
+            of clips, so that frames keep their neighbours.
         test_fraction: part of the images drawn for testing, if the splits are drawn.
         split_seed: for another draw.
         flip: left-right permutation of the points, if the annotations do not say.
@@ -70,6 +84,7 @@ class Folder(ImageData, name="folder"):
         annotations: str | dict[Literal["train", "val", "test"], str] | None = None,
         pattern: str = "**/*",
         every: int = 1,
+        flow: OpticalFlow | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
@@ -95,6 +110,7 @@ class Folder(ImageData, name="folder"):
             )
         self.pattern = pattern
         self.every = every
+        self.flow = flow
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.preprocess = preprocess
@@ -123,7 +139,8 @@ class Folder(ImageData, name="folder"):
     def provides(self) -> frozenset[str]:
         """The fields of a Sample, besides image and index, that the files give."""
         names = ("points", "visible", "box", "identity", "frame", "label")
-        return frozenset(name for name in names if getattr(self._table, name) is not None)
+        known = frozenset(name for name in names if getattr(self._table, name) is not None)
+        return known if self.flow is None else known | _FLOW
 
     @property
     def size(self) -> int:
@@ -142,16 +159,57 @@ class Folder(ImageData, name="folder"):
             DataError: an image is missing, corrupt, or does not fit its annotation.
         """
         if split not in self._images:
-            table = ImageTable(
-                self._table.take(self._rows[split]),
-                self.preprocess,
-                self.cache_mb * 1_000_000,
-                self.on_corrupt,
-                preload=split == "train",
-            )
+            chosen = self._table.take(self._rows[split])
+            memory, first = self.cache_mb * 1_000_000, split == "train"
+            if self.flow is None:
+                table = ImageTable(chosen, self.preprocess, memory, self.on_corrupt, first)
+            else:
+                table = FrameTable(
+                    *(chosen, self.preprocess, self.flow, self.every),
+                    *(memory, self.on_corrupt, first),
+                )
             check_annotation(table.table)
             self._images[split] = table
         return self._images[split]
+
+    def prepare_training(
+        self,
+        pairing: Pairing,
+        loader: LoaderSettings,
+        seed: int,
+        method: Method | None = None,
+    ) -> None:
+        """Say how the images are loaded and paired, and who learns from them; see the base class.
+
+        Raises:
+            ConfigError: something is needed that the files do not give, or that was not asked for.
+        """
+        if "flow" in pairing.needs and self.flow is None:
+            raise ConfigError(
+                f"the pairing '{pairing.plugin_name}' needs the optical flow of videos",
+                where="data.flow",
+                allowed=available(OpticalFlow),
+            )
+        super().prepare_training(pairing, loader, seed, method)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Items of the training split, with their flow if the pairs are made of it."""
+        self._prepare_flow()
+        return super().train_dataloader()
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Items of the validation split, with their flow if the pairs are made of it."""
+        self._prepare_flow()
+        return super().val_dataloader()
+
+    def _prepare_flow(self) -> None:
+        """Compute the flow of all pairs at once: neither while training goes on, nor in workers."""
+        if "flow" in self._paired.needs:
+            for split in ("train", "val"):
+                images = self.images(split)
+                assert isinstance(images, FrameTable)  # checked when the pairing was chosen
+                if len(images):
+                    images.prepare_flow()
 
     # --- building the table ----------------------------------------------------------------------
 
@@ -218,11 +276,43 @@ class Folder(ImageData, name="folder"):
                 clips = [mine or film for mine, film in zip(known.clip, clips, strict=True)]
             if known.frame is not None:
                 numbers = np.where(frames >= 0, frames, known.frame)
+        if self.flow is not None:
+            clips, numbers = _from_names(paths, clips, numbers)
         self._names, self._clips = names, clips
         self._table = replace(
             table,
             identity=_codes(names) if any(names) else _codes(clips),
             frame=numbers if (numbers >= 0).any() else None,
+        )
+        if self.flow is not None:
+            self._add_clips(numbers)
+
+    def _add_clips(self, numbers: NDArray[np.int64]) -> None:
+        """Say in the table which rows are frames of which video.
+
+        Raises:
+            DataError: no two of them are neighbours.
+        """
+        # Of two individuals in one video each follows itself.
+        films = [f"{c}\n{n}" if c else "" for c, n in zip(self._clips, self._names, strict=True)]
+        clip = _codes(films)
+        if clip is None or not (numbers >= 0).any():
+            raise DataError(
+                "no image is known to be a frame of a video",
+                where="data.flow",
+                allowed="videos; image files whose names end in the frame's number; annotations "
+                "with clip and frame",
+            )
+        clip[[not film for film in films]] = -1
+        self._table = replace(self._table, clip=clip)
+        if (successors(clip, numbers, self.every) >= 0).any():
+            return
+        nearest = _smallest_step(clip, numbers)
+        raise DataError(
+            f"no two frames of a video are {self.every} apart"
+            + (f"; the closest are {nearest}" if nearest else ""),
+            where="data.flow",
+            hint=f"'every: {nearest}' would make them pairs" if nearest else "add frames",
         )
 
     def _find(self) -> list[tuple[Path, int]]:
@@ -239,7 +329,7 @@ class Folder(ImageData, name="folder"):
         return found
 
     def _draw_splits(self) -> list[str]:
-        """Draw the splits by individual; else by clip, if there are enough clips; else by image."""
+        """Draw the splits by individual; else by clip, if there are enough; else see the class."""
         splits = 1 + sum(fraction > 0 for fraction in self.fractions.values())
         # Relative to the root, so that moving the data changes nothing.
         images = [self._table.where(row) for row in range(len(self._table))]
@@ -248,6 +338,8 @@ class Folder(ImageData, name="folder"):
             kind, groups = "individuals", self._names
         elif len(set(self._clips)) >= splits:
             kind, groups = "clips", [clip.removeprefix(f"{self.root}/") for clip in self._clips]
+        elif self.flow is not None:
+            kind, groups = "parts of clips", self._parts()
         else:
             kind, groups = "images", images
         groups = [group or image for group, image in zip(groups, images, strict=True)]
@@ -262,6 +354,19 @@ class Folder(ImageData, name="folder"):
         counts = ", ".join(f"{split} {drawn.count(split)}" for split in SPLITS)
         _log.info("drew splits by %s: %s", kind, counts)
         return drawn
+
+    def _parts(self) -> list[str]:
+        """The part of its clip that each image is in: successive frames, the same number in all."""
+        groups = [""] * len(self._table)
+        numbers = self._table.frame
+        assert numbers is not None  # checked when the clips were added
+        length = max(2, -(-len(groups) // _PARTS))
+        for name in dict.fromkeys(filter(None, self._clips)):
+            rows = np.array([row for row, clip in enumerate(self._clips) if clip == name])
+            order = rows[np.argsort(numbers[rows], kind="stable")]
+            for place, row in enumerate(order.tolist()):
+                groups[row] = f"{name.removeprefix(f'{self.root}/')} part {place // length}"
+        return groups
 
     def _warn_of_shared(self) -> None:
         """Say so if the given splits share images or individuals."""
@@ -295,6 +400,29 @@ class Folder(ImageData, name="folder"):
                 allowed=f"0 to {len(self.point_names) - 1}",
             )
         return point
+
+
+def _from_names(
+    paths: Sequence[Path], clips: Sequence[str], numbers: NDArray[np.int64]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Clips and numbers of frames; what is not known is taken from the names of the files."""
+    clips, numbers = list(clips), numbers.copy()
+    for row in np.flatnonzero(numbers < 0).tolist():
+        path = paths[row]
+        numbers[row] = frame_number(path.name)
+        if numbers[row] >= 0:
+            name = re.sub(r"\d+(\D*)$", r"#\1", path.stem)
+            clips[row] = clips[row] or str(path.parent / name)
+    return clips, numbers
+
+
+def _smallest_step(clip: NDArray[np.int64], numbers: NDArray[np.int64]) -> int:
+    """The smallest distance of two different frames of a video, 0 if no video has two."""
+    known = (clip >= 0) & (numbers >= 0)
+    order = np.lexsort((numbers[known], clip[known]))
+    same = np.diff(clip[known][order]) == 0
+    steps = np.diff(numbers[known][order])[same]
+    return int(steps[steps > 0].min(initial=np.iinfo(np.int64).max)) if (steps > 0).any() else 0
 
 
 def _codes(names: Sequence[str]) -> NDArray[np.int64] | None:

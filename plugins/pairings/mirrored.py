@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from landmark_lab.data.batch import Pair, Sample
@@ -58,6 +59,10 @@ class Mirrored(Pairing, name="mirrored"):
     def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
         """Those of the other pairing."""
         return self.pairing.members(images, index, generator)
+
+    def rows(self, images: Images) -> NDArray[np.int64]:
+        """Those of the other pairing."""
+        return self.pairing.rows(images)
 
     def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:
         """The pairs, the source mirrored where a draw of its own says so."""

@@ -14,15 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from landmark_lab.data.batch import Pair, Sample
-from landmark_lab.geometry.points import inside
-from landmark_lab.geometry.warp import Padding, Warp
+from landmark_lab.geometry.warp import Padding
 from landmark_lab.plugin import part
 from landmark_lab.roles import Images, Pairing, WarpGenerator
 from landmark_lab.seeding import BatchDraw
+from landmark_lab_plugins.pairings.moving import marks_of, moved
 
 _ANNOTATION = frozenset({"points", "visible", "mask", "box"})
 
@@ -71,43 +69,9 @@ class Synthetic(Pairing, name="synthetic"):
         if not self.annotation:
             nothing: dict[str, Any] = dict.fromkeys(_ANNOTATION)
             members = tuple(replace(member, **nothing) for member in members)
-        marks = _marks(members[0])
+        marks = marks_of(members[0])
         in_source = marks if marks is None else view.to_target(marks)
         in_target = in_source if in_source is None else warp.to_target(in_source)
-        source = self._moved(members[0], view, in_source)
-        target = self._moved(members[-1], view.then(warp), in_target)
+        source = moved(members[0], view, in_source, self.padding)
+        target = moved(members[-1], view.then(warp), in_target, self.padding)
         return Pair(source, target, warp, view)
-
-    def _moved(self, sample: Sample, warp: Warp, marks: Tensor | None) -> Sample:
-        """The sample as the target of a warp that takes its marks where they are given."""
-        size = (sample.image.shape[2], sample.image.shape[3])
-        if sample.surroundings is not None:
-            image = warp.apply(sample.surroundings, self.padding, size=size)
-            mask = None if sample.mask is None else warp.apply(sample.mask, self.padding)
-        elif sample.mask is not None:
-            # As a fourth channel: most of the work is finding where to sample.
-            maps = warp.apply(torch.cat([sample.image, sample.mask], 1), self.padding)
-            image, mask = maps[:, :3], maps[:, 3:]
-        else:
-            image, mask = warp.apply(sample.image, self.padding), None
-        # A flow leads to the next frame of a video, not to the other view.
-        still = replace(sample, surroundings=None, flow=None, flow_visible=None)
-        moved = replace(still, image=image, mask=mask)
-        if marks is not None and sample.points is not None:
-            moved.points = marks[:, : sample.points.shape[1]]
-            visible = inside(moved.points)
-            moved.visible = visible if sample.visible is None else visible & sample.visible
-        if marks is not None and sample.box is not None:
-            corners = marks[:, -4:]
-            moved.box = torch.cat([corners.amin(1), corners.amax(1)], 1)
-        return moved
-
-
-def _marks(sample: Sample) -> Tensor | None:
-    """All that moves as points, the annotated points and the corners of the box: (B, N, 2)."""
-    marks = [] if sample.points is None else [sample.points]
-    if sample.box is not None:
-        x0, y0, x1, y1 = sample.box.unbind(1)
-        corners = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 1)
-        marks.append(corners.reshape(-1, 4, 2))
-    return torch.cat(marks, 1) if marks else None

@@ -109,3 +109,9 @@ class ClusteredKeypoints(RoundsMethod):
         nearest = apart.min(-1)
         distance = nearest.values.masked_fill(scores == 0, torch.inf)
         return points, scores, nearest.indices.masked_fill(distance.isinf(), -1), distance
+
+
+def known(centroids: Tensor) -> Tensor | None:
+    """The rows of centroids (k, D) that are not NaN, on the CPU; None if there are none."""
+    found = centroids[~centroids.isnan().any(1)].cpu()
+    return found if len(found) else None

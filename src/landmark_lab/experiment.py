@@ -4,7 +4,7 @@ Lightning does the running; this file puts the parts together and says which fil
 
     RUN/config.yaml                 the experiment, resolved
     RUN/checkpoints/STAGE/last.ckpt from which the run continues
-    RUN/checkpoints/STAGE/best.ckpt by the label-free criterion, where there is one
+    RUN/checkpoints/STAGE/best.ckpt by the label-free criterion, where that counts
     RUN/checkpoints/STAGE/done.ckpt the finished stage
     RUN/metrics/STAGE.csv           what was logged
     RUN/rounds/STAGE/*.npz          pseudo-labels of each round, see rounds.py
@@ -178,6 +178,7 @@ class _Stage:
         if not len(self.data.images("train")):
             raise DataError("there are no images to train on", where=self.stage.where("data"))
         self.data.training_rows()
+        self.data.validation_rows()
         monitor = getattr(self.method.schedule, "monitor", "")
         if monitor.startswith("val/") and not len(self.data.images("val")):
             raise ConfigError(
@@ -272,9 +273,11 @@ class _Stage:
         return min([*limits, most] if most >= 0 else limits, default=None)
 
     def criterion(self, folder: Path) -> dict[str, float]:
-        """The label-free criterion of the best checkpoint, where there is one."""
+        """The label-free criterion of the checkpoint that counts, where there is one."""
         values = column(self.log_file(folder), CRITERION) if self._judged() else []
-        return {CRITERION: min(values)} if values else {}
+        if not values:
+            return {}
+        return {CRITERION: min(values) if self.method.keeps_best else values[-1]}
 
     def log_file(self, folder: Path) -> Path:
         return folder / "metrics" / f"{self.stage.name}.csv"
@@ -351,12 +354,13 @@ class _Stage:
             yield ScheduleCheck(f"{self.stage.where('method')}.schedule")
         if self._judged():
             yield Health() if isinstance(self.method, Landmarks) else EmbeddingHealth()
-            yield ModelCheckpoint(
-                dirpath=self.checkpoints(folder),
-                filename="best",
-                monitor=CRITERION,
-                enable_version_counter=False,
-            )
+            if self.method.keeps_best:
+                yield ModelCheckpoint(
+                    dirpath=self.checkpoints(folder),
+                    filename="best",
+                    monitor=CRITERION,
+                    enable_version_counter=False,
+                )
         if self.stage.early_stop is not None:
             where = self.stage.where("early_stop")
             stop = build_settings(EarlyStopSettings, self.stage.early_stop, where)

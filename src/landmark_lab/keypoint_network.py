@@ -1,6 +1,6 @@
 """The networks of self-training on keypoints: heads on a backbone, and starting them afresh.
 
-D. Mallis, "Unsupervised discovery of object landmarks", sections 4.3, 5.2.1, 5.3.1 and 6.1.1. Stage
+D. Mallis, PhD thesis, sections 4.3, 5.2.1, 5.3.1 and 6.1.1. Stage
 one: a shared backbone, a detector head with one channel for all keypoints of an image, and a head
 that gives every cell a descriptor. Stage two: the same backbone, and one channel a landmark or
 cluster. All heads are 1×1 convolutions of the backbone's finest map.
@@ -30,7 +30,8 @@ class KeypointMaps(NamedTuple):
 
     Attributes:
         score: (B, 1, h, w) in [0, 1], whether there is a keypoint.
-        descriptors: (B, D, h, w), not normalised.
+        descriptors: (B, D, h, w), not normalised; of a network that was given points (B, M, D), see
+            ``KeypointNetwork.sample``.
     """
 
     score: Tensor
@@ -57,10 +58,28 @@ class KeypointNetwork(nn.Module):
         self.detector = nn.Conv2d(backbone.channels[0], 1, 1)
         self.descriptor = nn.Conv2d(backbone.channels[0], dimension, 1)
 
-    def forward(self, images: Tensor) -> KeypointMaps:
-        """Images (B, 3, H, W) in [0, 1] to scores and descriptors, a cell for ``stride`` pixels."""
+    def forward(self, images: Tensor, points: Tensor | None = None) -> KeypointMaps:
+        """Scores, a cell for ``stride`` pixels, and descriptors of each cell or of points.
+
+        Who knows the points beforehand, as training does, should give them: interpolation and a 1×1
+        convolution can be exchanged, so that the map of descriptors, the largest of a step, and its
+        gradient, which is zero nearly everywhere, need not exist. The result is the same.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            points: (B, M, 2), or None for whole maps.
+        """
         features = self.backbone(images)[0]
-        return KeypointMaps(self.detector(features).sigmoid(), self.descriptor(features))
+        score = self.detector(features).sigmoid()
+        if points is None:
+            return KeypointMaps(score, self.descriptor(features))
+        return KeypointMaps(score, self.describe(features, points))
+
+    def describe(self, features: Tensor, points: Tensor) -> Tensor:
+        """Features (B, C, h, w) of the backbone to descriptors (B, M, D) at points (B, M, 2)."""
+        there = vectors_at(features, points, interpolate=True)
+        # As a map of M rows and one column.
+        return normalised(self.descriptor(there.mT[..., None])[..., 0].mT, points)
 
     def sample(self, descriptors: Tensor, points: Tensor) -> Tensor:
         """The descriptors at points, between the cells bilinearly, then of length 1.
@@ -112,15 +131,14 @@ class LandmarkNetwork(nn.Module):
         count = self.head.out_channels
         reinitialise(self, lambda: LandmarkNetwork(_another(self.backbone), count), seed)
 
-    def reinitialise_head(self, seed: int) -> None:
-        """Start the last layer afresh, in place; the backbone stays as it is."""
-        head = self.head
-        reinitialise(head, lambda: _quiet(head.in_channels, head.out_channels), seed)
-
 
 def sample_descriptors(descriptors: Tensor, points: Tensor) -> Tensor:
     """See ``KeypointNetwork.sample``."""
-    vectors = vectors_at(descriptors, points, interpolate=True)
+    return normalised(vectors_at(descriptors, points, interpolate=True), points)
+
+
+def normalised(vectors: Tensor, points: Tensor) -> Tensor:
+    """Vectors (B, M, D) of points (B, M, 2) at length 1, see ``KeypointNetwork.sample``."""
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     # Left out before the division, so that no gradient comes from where there is no point.
     seen = torch.where(inside(points)[..., None], vectors, 0)

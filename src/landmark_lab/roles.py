@@ -219,6 +219,34 @@ class KeypointDetector(Plugin, role="keypoints"):
         """
 
 
+class OpticalFlow(Plugin, role="flow"):
+    """Estimates how the pixels of one frame of a video move until another.
+
+    The result is a function of the settings, the two frames and ``version``: it is kept on disk.
+    What is hidden, or was estimated wrongly, is found out by going forward and back: see
+    ``data/flow.py``.
+
+    Attributes:
+        version: changed whenever the same frames would give another flow.
+        resolution: side in pixels, at most, of the squares to which frames are brought first;
+            pixels in the settings are pixels of these.
+        tolerance: how far a pixel that goes there and back may end from where it began, in pixels.
+    """
+
+    version: ClassVar[int] = 1
+    resolution: int = 256
+    tolerance: float = 0.7
+
+    @abstractmethod
+    def estimate(self, source: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """How far each pixel moves, (H, W, 2), x and y in pixels; several threads may ask at once.
+
+        Args:
+            source: (H, W, 3), RGB.
+            target: (H, W, 3), an earlier or a later frame.
+        """
+
+
 class Optimiser(Plugin, role="optimiser"):
     """Makes the optimiser of a method's trainable parameters."""
 
@@ -255,6 +283,14 @@ class Pairing(Plugin, role="pairing"):
     def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
         """Which images to load for the item ``index``: by default the image itself."""
         return (index,)
+
+    def rows(self, images: Images) -> NDArray[np.int64]:
+        """The images that are items, rising: by default all.
+
+        Raises:
+            DataError: no pair can be made of any.
+        """
+        return np.arange(len(images))
 
     @abstractmethod
     def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:
@@ -375,13 +411,29 @@ class ImageData(Plugin, LightningDataModule, role="data"):
     def training_rows(self) -> NDArray[np.int64]:
         """Positions of the images that are trained on: all, or as many as the loader is told.
 
-        Of a method that needs points, only images that have some.
+        Only images of which the pairing can make pairs; of a method that needs points, only those
+        that have some.
 
         Raises:
             DataError: there are too few.
         """
         images = self._some_images("train")
-        return training_rows(images, self._loader.images, self._seed, self._only_annotated)
+        paired = None if self._pairing is None else self._pairing.rows(images)
+        return training_rows(images, self._loader.images, self._seed, self._only_annotated, paired)
+
+    def validation_rows(self) -> NDArray[np.int64]:
+        """Positions of the validation images of which the pairing makes pairs; none without them.
+
+        Raises:
+            DataError: there are images, but no pair can be made of any.
+        """
+        images = self.images("val")
+        if len(images) == 0:
+            return np.arange(0)
+        try:
+            return self._paired.rows(images)
+        except DataError as error:
+            raise DataError(f"the split 'val': {error}") from error
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Items of the training split; resumes where the trainer's progress says."""
@@ -402,8 +454,15 @@ class ImageData(Plugin, LightningDataModule, role="data"):
         images = self.images("val")
         if len(images) == 0:
             return []
+        rank, world = self._process()
         return fixed_loader(
-            images, self._paired.members, self._loader, self._seed, *self._process()
+            images,
+            self._paired.members,
+            self._loader,
+            self._seed,
+            rank,
+            world,
+            self.validation_rows(),
         )
 
     def samples(self, split: Split, rows: NDArray[np.int64] | None = None) -> DataLoader[Any]:
@@ -510,10 +569,13 @@ class Method(Plugin, LightningModule, role="method"):
             the points is trained to predict them; it is judged by its end, not by the label-free
             criterion.
         needs_warp: whether the warp of a pair must be known.
+        keeps_best: whether the weights that are best by the label-free criterion count, rather than
+            the last ones.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     needs_warp: ClassVar[bool] = False
+    keeps_best: ClassVar[bool] = True
     _frozen: tuple[nn.Module, ...] = ()
     cure: ClassVar[str] = ""
     """What usually helps when the landmarks collapse; part of the warning."""
@@ -678,6 +740,7 @@ __all__ = [
     "Landmarks",
     "LoadedBatch",
     "Method",
+    "OpticalFlow",
     "Optimiser",
     "Pair",
     "Pairing",

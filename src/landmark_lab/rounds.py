@@ -1,6 +1,6 @@
 """Rounds: methods that learn from keypoints which they find themselves, again and again.
 
-D. Mallis, "Unsupervised discovery of object landmarks", algorithms 1 and 2. A training is cut into
+D. Mallis, PhD thesis, algorithms 1 and 2. A training is cut into
 rounds. At the start of each one the network, as it is then, looks at all training images; what it
 finds is filtered and clustered, and is what it learns from until the next round. The first round
 starts from a generic keypoint detector, or from what an earlier stage of the experiment found.
@@ -22,11 +22,10 @@ See ``data/rounds.py`` for both.
 Convention: points are (x, y) in [-1, 1], ±1 being the outer edges of the border pixels.
 """
 
-import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -39,6 +38,7 @@ from torch.optim import Optimizer
 from landmark_lab.clustering.gathered import once_for_all
 from landmark_lab.data.batch import LoadedBatch, Pair, Sample
 from landmark_lab.data.detection import detect_keypoints
+from landmark_lab.data.kept import shown
 from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.rounds import Change, Labelled, by_prefix, compare, write_round
 from landmark_lab.data.sampling import LoaderSettings
@@ -117,6 +117,9 @@ class RoundsMethod(Method):
         afresh: whether every renewal starts the network and the optimiser's state afresh.
     """
 
+    # The criterion prefers the weights of early rounds: what few sure keypoints a network finds
+    # then follows a warp well, and later rounds add to them.
+    keeps_best = False
     network: KeypointNetwork | LandmarkNetwork
     mirror: bool = False
 
@@ -192,6 +195,14 @@ class RoundsMethod(Method):
 
     # --- what a method uses ----------------------------------------------------------------------
 
+    def to_cluster(self, descriptors: Tensor) -> Tensor:
+        """Descriptors where they are to be clustered: on the method's GPU if that is CUDA's.
+
+        Keypoints of all images are kept on the CPU, and the clusters found belong there again.
+        Other devices lack the double precision that the sums need.
+        """
+        return descriptors.to(self.device) if self.device.type == "cuda" else descriptors
+
     @property
     def table(self) -> KeypointTable:
         """The pseudo-labels of this round, on the method's device."""
@@ -255,8 +266,7 @@ class RoundsMethod(Method):
         number = self.round_at(self.trainer.global_step)
         if number > self.number:
             rank_zero_info(f"round {number}: looking at the training images")
-            found = self._survey(self)
-            self._renew(found, lambda table: self.relabel(table, number), number)
+            self._renew(self._survey(self), lambda table: self.relabel(table, number), number)
             if self.afresh:
                 seed = seed_of(self._data.draw_seed, "weights of a round", number)
                 self.network.reinitialise(seed)
@@ -346,8 +356,13 @@ class RoundsMethod(Method):
             self.check_teacher(teacher)
             assert isinstance(teacher, RoundsMethod)
             rank_zero_info(f"round 0: looking at the training images with '{teacher.plugin_name}'")
-            found = self._survey(teacher.to(self.device))
-            self._renew(found, lambda t: self.relabel(teacher.conclude(t).table, 0), 0)
+
+            def taught(table: KeypointTable) -> Labelled:
+                concluded = teacher.conclude(table)
+                own = self.relabel(concluded.table, 0)
+                return replace(own, clustered=own.clustered or concluded.clustered)
+
+            self._renew(self._survey(teacher.to(self.device)), taught, 0)
         else:
             self._renew(self._detected(self.start), lambda table: self.relabel(table, 0), 0)
 
@@ -363,9 +378,12 @@ class RoundsMethod(Method):
         """What a method finds in this process's share of the training images."""
         data = self._data
         loader = data.samples("train", np.sort(data.training_rows()))
+        batches: Iterable[Any] = loader
+        if self.trainer.is_global_zero:
+            batches = shown(loader, len(loader), "looking at images")
         parts: list[dict[str, Tensor]] = []
         with torch.no_grad(), evaluating(method), self.trainer.precision_plugin.val_step_context():
-            for loaded in _shown(loader, "looking at images", self.trainer.is_global_zero):
+            for loaded in batches:
                 sample = cast("LoadedBatch", loaded).members[0]
                 sample = sample.to(self.device).with_float_image()
                 found = method.find(sample)
@@ -385,10 +403,9 @@ class RoundsMethod(Method):
         images = found.images
 
         def work(rows: Mapping[str, Tensor]) -> dict[str, Any]:
-            columns = dict(rows)
-            if columns["descriptors"].shape[1] == 0:
-                columns.pop("descriptors")
-            table = KeypointTable.of(images, **columns)
+            table = KeypointTable(images, **rows)
+            if rows["descriptors"].shape[1] == 0:
+                table = table.without_descriptors()
             try:
                 if not len(table):
                     raise UnusableRound("no keypoint was found in any training image")
@@ -397,9 +414,13 @@ class RoundsMethod(Method):
                     raise UnusableRound(f"none of the {len(table)} keypoints found is left")
             except UnusableRound as problem:
                 return {"problem": str(problem)}
-            change = compare(labelled.table, before, number, len(self._data.training_rows()))
+            if labelled.clustered:
+                rank_zero_info(f"round {number}: clustered by {labelled.clustered}")
+            used = self._data.training_rows()
+            change = compare(labelled.table, before, number, len(used))
             if self.folder is not None:
-                write_round(self.folder / f"{number:03d}.npz", labelled, self._step(), number)
+                file = self.folder / f"{number:03d}.npz"
+                write_round(file, labelled, self._step(), number, used)
             kept = {f"kept/{name}": value.cpu() for name, value in labelled.kept.items()}
             state = labelled.table.state()
             state.pop("images")
@@ -413,6 +434,7 @@ class RoundsMethod(Method):
             points=found.points,
             scores=found.scores,
             labels=found.labels,
+            mirrored=found.mirrored,
             descriptors=described,
         )
         self.number = number
@@ -507,17 +529,8 @@ def _at(mask: Tensor, points: Tensor) -> Tensor:
 
 def _fill(buffer: Tensor, value: Tensor) -> None:
     """Copy a value with as many rows as the buffer, or fewer, into it."""
+    value = value.clone()  # it may be the buffer itself: what a method keeps as it was
     buffer.fill_(torch.nan if buffer.is_floating_point() else -1)
     if buffer.ndim:
         buffer = buffer[: len(value)]
     buffer.copy_(value)
-
-
-def _shown(loader: Any, what: str, here: bool) -> Any:
-    """The loader's batches, with a bar on terminals."""
-    if not here or not sys.stderr.isatty():
-        return loader
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(loader, what, console=Console(stderr=True), transient=True)

@@ -406,7 +406,8 @@ class TestRounds:
             if number == 2:
                 label = np.broadcast_to(np.arange(P), label.shape)
             paths.append(tmp_path / f"{number:03d}.npz")
-            write_round(paths[-1], Labelled(table_of(moved, label, 60)), 100 * number, number)
+            table = table_of(moved, label, 60)
+            write_round(paths[-1], Labelled(table), 100 * number, number, np.arange(50))
         return paths
 
     def test_rounds_get_better(self, files):
@@ -427,6 +428,22 @@ class TestRounds:
             headers = [column.header for column in printed.columns]
             assert headers == ["round", "step", "value", *protocol.of_rounds]
         json.dumps([one.to_dict() for one in rounds], allow_nan=False)
+
+    def test_images_in_which_nothing_was_found_count(self, tmp_path):
+        """A round that finds keypoints in half of its images recovers half as many points."""
+        for number, few in enumerate((40, 20)):
+            found = np.full((40, P, 2), np.nan, np.float32)
+            found[:few] = TRAIN[:few]
+            table = table_of(found, np.full(found.shape[:2], -1), 60)
+            file = tmp_path / f"{number}.npz"
+            write_round(file, Labelled(table), 0, number, np.arange(45))
+        rounds = score_rounds(
+            sorted(tmp_path.iterdir()), spotted(), {"keypoint_detection": DETECTION}
+        )
+        each = [one.scores["keypoint_detection"] for one in rounds]
+        assert [score.images for score in each] == [45, 45]
+        recall = [score.values["recall"].value for score in each]
+        assert recall == pytest.approx([100 * 40 / 45, 100 * 20 / 45])
 
     def test_none(self):
         assert score_rounds([], spotted(), {"keypoint_detection": DETECTION}) == []

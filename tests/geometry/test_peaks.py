@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from landmark_lab.geometry.peaks import cells_in_boxes, channel_peaks, peaks
+from landmark_lab.geometry.peaks import channel_peaks, peaks
 from landmark_lab.geometry.points import from_pixels, pixel_grid, to_pixels
 from tests.oracles import peaks as oracle
 
@@ -160,20 +160,6 @@ def test_half_precision_maps_have_float32_points() -> None:
     assert points.dtype == scores.dtype == torch.float32
     expected = peaks(maps.bfloat16().float(), 2, 0.3, most=8)
     torch.testing.assert_close(points, expected[0], equal_nan=True)
-
-
-def test_a_box_limits_the_peaks_but_not_the_suppression() -> None:
-    maps = torch.zeros(3, 1, 8, 8)
-    maps[:, 0, 2, 5], maps[:, 0, 2, 4], maps[:, 0, 6, 1] = 0.9, 0.6, 0.5
-    boxes = torch.tensor([[-1.0, -1, 0.2, 1], [0.2, -1, 1, 1], [torch.nan, 0, 0, 0]])
-    within = cells_in_boxes(boxes, (8, 8))
-    assert within.shape == (3, 1, 8, 8)
-    assert within[0, 0].any(0).tolist() == [True] * 5 + [False] * 3
-    points, _ = peaks(maps, 1, 0.1, most=3, within=within)
-    # (2, 4) is inside the first box, but on the slope of a peak outside.
-    assert cells(points[0, 0], (8, 8)) == [(6, 1)]
-    assert cells(points[1, 0], (8, 8)) == [(2, 5)]
-    assert cells(points[2, 0], (8, 8)) == [(2, 5), (6, 1)]
 
 
 @pytest.mark.parametrize(

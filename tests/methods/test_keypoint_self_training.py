@@ -18,6 +18,7 @@ from landmark_lab.errors import ConfigError, DataError, LandmarkLabError
 from landmark_lab.experiment import run
 from landmark_lab.losses.heatmap import Gaussian, gaussian_target
 from landmark_lab.methods.keypoint_self_training import KeypointSelfTraining
+from landmark_lab.methods.landmark_detector import LandmarkDetector
 from landmark_lab.plugin import build
 from landmark_lab.roles import Keypoints, Landmarks, Method, Pairing
 from landmark_lab.rounds import Found, UnusableRound
@@ -215,7 +216,14 @@ def test_both_stages_run_in_rounds_from_scratch(tmp_path: Path) -> None:
     assert records[0].table.labels.max() == 3
     assert records[1].table.counts().tolist() == [4] * 16
     assert records[1].table.labels.tolist() == list(range(4)) * 16
+    # What round 0 found out stays: the template's image, and which landmark is which when mirrored.
+    first = checkpoint.load(folder / "checkpoints" / "keypoints" / "done.ckpt")
+    assert isinstance(first, KeypointSelfTraining)
+    assert int(first.template_image) == 1
     loaded = checkpoint.load(folder / "checkpoints" / "landmarks" / "done.ckpt")
+    assert isinstance(loaded, LandmarkDetector)
+    assert torch.equal(loaded.partner, records[0].kept["partner"])
+    assert loaded.partner[loaded.partner].tolist() == list(range(4))
     assert isinstance(loaded, Landmarks)
     points, _ = loaded.landmarks(torch.rand(2, 3, 32, 32))
     assert points.shape == (2, 4, 2)

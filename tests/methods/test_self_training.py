@@ -77,7 +77,8 @@ def contrastive_oracle(
         vectors: (2B, M + R, D), the last R of an image being background.
         places: (2B, M + R, 2) in the views.
         labels: (2B, M).
-        kind: ``views``, ``same_image`` or ``other_cluster``.
+        kind: ``views``, whose negatives are of the same image, or ``views, other_cluster``;
+            ``same_image`` or ``other_cluster``, whose positives are of one cluster.
     """
     rows = []
     for view in range(2 * COUNT):
@@ -91,10 +92,10 @@ def contrastive_oracle(
         same = i == j and m == n and m is not None
         cluster = y >= 0 and y == z
         single = same and y < 0 and z < 0
-        if m is not None and n is not None and (same if kind == "views" else cluster or single):
+        if m is not None and n is not None and (same if "views" in kind else cluster or single):
             near.append((f - g).square().sum())
         elif not same and (m, n) != (None, None) and not cluster:
-            other = kind == "other_cluster" and y >= 0 and z >= 0
+            other = "other_cluster" in kind and y >= 0 and z >= 0
             if i == j or other:
                 apart.append((margin - (f - g).norm()).clamp(min=0).square())
     assert len(near) > 3
@@ -109,6 +110,11 @@ def contrastive_oracle(
         (True, {}, "same_image"),
         (True, {"negatives": "other_cluster"}, "other_cluster"),
         (True, {"correspondence": "equivariance"}, "views"),
+        (
+            True,
+            {"correspondence": "equivariance", "negatives": "other_cluster"},
+            "views, other_cluster",
+        ),
     ],
 )
 def test_the_losses_are_those_of_the_paper(
@@ -169,6 +175,12 @@ def test_without_clusters_a_mirrored_pair_is_mirrored_whole() -> None:
         torch.testing.assert_close(points[COUNT + row], expected, equal_nan=True)
     model.labelled = True
     assert torch.equal(model._views(pair)[2][COUNT:], pair.target.image)
+    # Learning by equivariance does so throughout, and the mirror image has the mirrored labels.
+    model.correspondence = "equivariance"
+    points, labels, again = model._views(pair)
+    assert torch.equal(again, images)
+    assert torch.equal(labels[:COUNT], labels[COUNT:])
+    assert not torch.equal(labels[COUNT:], model.in_target(pair, points[:COUNT])[1])
 
 
 # --- what it finds -------------------------------------------------------------------------------
@@ -335,6 +347,20 @@ def test_the_mirror_image_finds_the_mirrored_landmarks() -> None:
     mirrored, its = model.landmarks(images.flip(-1))
     torch.testing.assert_close(mirrored[:, [1, 0, 2]] * torch.tensor([-1, 1]), points)
     torch.testing.assert_close(its[:, [1, 0, 2]], score)
+
+
+def test_it_says_how_sure_the_partners_are(caplog: pytest.LogCaptureFixture) -> None:
+    labels, mirrored = torch.tensor([0, 1, 2, 0, 1, 0]), torch.tensor([1, 0, 2, 1, 0, 2])
+    image = torch.tensor([0, 0, 0, 1, 1, 2])
+    table = KeypointTable.of(3, image, torch.zeros(6, 2), torch.ones(6), labels, mirrored)
+    with caplog.at_level("INFO"):
+        assert detector().relabel(table, 0).kept["partner"].tolist() == [1, 0, 2]
+    # Counted in both directions: 4 of 5, 4 of 4, 2 of 3.
+    assert "in mirror images 82% of the keypoints are their partners" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        detector(mirror=False).relabel(table, 0)
+    assert "mirror images" not in caplog.text
 
 
 @pytest.mark.parametrize(

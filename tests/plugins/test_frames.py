@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from landmark_lab.roles import ImageData, Pairing
 from landmark_lab.seeding import BatchDraw
 from landmark_lab_plugins.data.toy_faces import ToyFaces
 from landmark_lab_plugins.pairings.frames import Frames
+from landmark_lab_plugins.pairings.mirrored import Mirrored
 from landmark_lab_plugins.pairings.synthetic import Synthetic
 
 SIDE = 16
@@ -71,9 +73,9 @@ def test_the_last_frame_is_a_target() -> None:
 
 
 def test_gaps_and_short_videos_are_errors() -> None:
-    with pytest.raises(DataError, match="image 5 has no 2 successive frames"):
+    with pytest.raises(DataError, match="image 5 is not among 2 successive frames"):
         members(Frames(), 5)
-    with pytest.raises(DataError, match="image 1 has no 3 successive frames"):
+    with pytest.raises(DataError, match="image 1 is not among 3 successive frames"):
         members(Frames(step=2), 1)
     still = Videos()
     still.frame = None
@@ -105,6 +107,45 @@ def test_steps_are_composed() -> None:
     torch.testing.assert_close(pair.warp.to_target(points), points + torch.tensor([0.375, 0.25]))
     assert pair.source is chain[0]
     assert pair.target is chain[2]
+
+
+@pytest.mark.parametrize("warps", ["affine", "tps_pair"])
+def test_the_target_can_be_moved_further(warps: str) -> None:
+    made = build(Pairing, {"name": "frames", "warps": warps})
+    visible = torch.ones(2, SIDE, SIDE, dtype=torch.bool)
+    visible[:, 3, 4] = False
+    one, other = sample(shift(0.25, 0), visible), sample(None)
+    other = replace(other, points=torch.tensor([[[0.0, 0.0], [0.3, 0.2]]]).expand(2, -1, -1))
+    pair = made.pair((one, other), draw())
+    assert pair.warp is not None
+    assert pair.warp.exact == {"to_target"}
+    assert pair.view is None
+    assert pair.source is one
+    assert other.points is not None
+    # What the flow leads to the annotated points of the frame lies where these went.
+    moved = pair.warp.to_target(other.points - torch.tensor([0.25, 0.0]))
+    torch.testing.assert_close(moved, pair.target.points)
+    assert not torch.equal(moved, other.points)
+    assert not pair.warp.valid((SIDE, SIDE), at="source")[:, 3, 4].any()
+    again = made.pair((one, other), draw())
+    assert torch.equal(again.target.image, pair.target.image)
+    assert not torch.equal(pair.target.image, other.image)
+    # The frame is resampled once, by the warp alone.
+    rest = build(Pairing, {"name": "frames", "warps": "identity"}).pair((one, other), draw())
+    torch.testing.assert_close(rest.target.image, other.image)
+
+
+def test_items_are_images_among_enough_successive_ones() -> None:
+    assert Frames().rows(Videos()).tolist() == [0, 1, 2, 3, 4, 7]
+    assert Frames(step=2).rows(Videos()).tolist() == [0, 2, 3, 7]
+    assert Mirrored(Frames(step=3)).rows(Videos()).tolist() == [0, 2, 3, 7]
+    for step in (1, 2, 3):
+        for index in Frames(step=step).rows(Videos()).tolist():
+            chain = members(Frames(step=step), index)
+            assert index in chain
+            assert len(chain) == step + 1
+    with pytest.raises(DataError, match="there are no 5 successive frames"):
+        Frames(step=4).rows(Videos())
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -98,7 +98,8 @@ def with_rounds(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("rounds") / "run"
     shutil.copytree(embedded, folder)
     for number in range(3):
-        write_round(folder / "rounds" / "train" / f"{number:03d}.npz", *labelled(number), number)
+        file = folder / "rounds" / "train" / f"{number:03d}.npz"
+        write_round(file, *labelled(number), number, np.arange(24))
     sheet = np.full((32, 32, 3), 90, np.uint8)
     for step in (5, 60, 700):
         contact_sheet(folder / "figures" / "training" / f"train-{step:06d}.png", [sheet] * 3)
@@ -117,4 +118,4 @@ def labelled(number: int) -> tuple[Labelled, int]:
     if number == 0:
         table = replace(table, labels=torch.full_like(labels, -1))
     merges = torch.tensor([[3.0, 1.0, 0.75, 2.0]])[: number // 2]
-    return Labelled(table, {"merges": merges}), 10 * number
+    return Labelled(table, {"merges": merges}, "faiss on cpu" if number else ""), 10 * number

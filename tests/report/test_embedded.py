@@ -1,14 +1,23 @@
 """The sections of runs with vectors, with rounds, and with pictures of the training."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from landmark_lab.data.rounds import Labelled, write_round
+from landmark_lab.evaluation.keypoint_tables import score_rounds, table_predictions
+from landmark_lab.evaluation.protocols.keypoint_detection import KeypointDetection
+from landmark_lab.report.blocks import Charts
 from landmark_lab.report.context import Context
+from landmark_lab.report.sections.clusters import _tsne, clusters
+from landmark_lab.report.sections.rounds import _curves, _scores
 from landmark_lab.report.sections.symmetry import symmetry
-from tests.report.conftest import KEYPOINTS
+from tests.report.conftest import KEYPOINTS, labelled
 from tests.report.page import Element, read_page
 
 SECTIONS = ["frame", "unfolded", "symmetry", "matches", "exchange"]
@@ -73,7 +82,8 @@ def test_rounds_are_shown_on_the_same_images(of_rounds: Element) -> None:
     shown = [element.attributes["id"] for element in page.all("section")]
     assert shown == ["run", *SECTIONS, "rounds", "clusters", "course", "losses"]
     titles = [e.text for e in page.by_id("rounds").all("h3")]
-    assert titles == [f"Train, round {n}, from step {10 * n} on" for n in range(3)]
+    by = ("", ", clustered by faiss on cpu", ", clustered by faiss on cpu")
+    assert titles == [f"Train, round {n}, from step {10 * n} on{by[n]}" for n in range(3)]
     dots = [e.attributes for e in page.by_id("rounds").all("circle")]
     assert [e["class"] for e in dots[:20]] == ["d truth"] * 20  # of round 0, without clusters
     assert [e["class"] for e in dots[20:24]] == [f"d k{k}" for k in range(KEYPOINTS)]
@@ -115,3 +125,54 @@ def test_a_damaged_round_is_named_and_the_others_are_shown(
     context = Context(tmp_path)
     assert [record.number for record in context.rounds["train"]] == [0, 2]
     assert "001.npz: is no record of a round" in context.missing[0]
+
+
+def test_the_recall_of_rounds_is_that_of_the_command(with_rounds: Path, tmp_path: Path) -> None:
+    """Of the images that were looked at: some without a keypoint, and not of all there are."""
+    shutil.copy(with_rounds / "config.yaml", tmp_path)
+    context = Context(tmp_path)
+    assert context.data is not None
+    tables = []
+    for number in range(2):
+        found, step = labelled(number)
+        image = found.table.image
+        table = found.table.select((image > number) & (image < 17) & (image % 3 != number))
+        file = tmp_path / "rounds" / "train" / f"{number:03d}.npz"
+        write_round(file, Labelled(table), step, number, np.arange(20))
+        tables.append(table)
+    records = context.rounds["train"]
+    shown = _scores(context, records)
+    assert shown is not None
+    files = sorted((tmp_path / "rounds" / "train").iterdir())
+    known = table_predictions({"train": tables[0]}, context.data, {})
+    told = score_rounds(files, known, {"detection": KeypointDetection(resamples=2)})
+    for column, name in enumerate(("precision", "recall")):
+        expected = [one.scores["detection"].values[name].value / 100 for one in told]
+        np.testing.assert_allclose(shown[:, column], expected)
+    assert [one.scores["detection"].images for one in told] == [20, 20]
+    mean = _curves(context, "train", records)[0].alt.rpartition(" ")[2]
+    assert float(mean) == pytest.approx(len(tables[1]) / 20, rel=1e-2)
+
+
+def test_descriptors_that_are_all_alike_are_drawn(with_rounds: Path, tmp_path: Path) -> None:
+    shutil.copy(with_rounds / "config.yaml", tmp_path)
+    for number in range(2):
+        found, step = labelled(2)
+        alike = replace(found.table, descriptors=torch.full((len(found.table), 5), 0.3))
+        file = tmp_path / "rounds" / "train" / f"{number:03d}.npz"
+        write_round(file, Labelled(alike), step, number, np.arange(24))
+    section = clusters(Context(tmp_path))
+    assert section is not None
+    drawn = [c for block in section.blocks if isinstance(block, Charts) for c in block.charts]
+    assert [chart.title for chart in drawn] == ["Before: round 0", "After: round 1"]
+    assert all(chart.svg.count("<use") >= len(found.table) for chart in drawn)
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(4, 1), (5, 7), (40, 1), (40, 2)])
+def test_few_and_short_descriptors_have_places(count: int, dimension: int) -> None:
+    vectors = torch.randn(count, dimension, generator=torch.Generator().manual_seed(0))
+    for descriptors in (vectors, torch.ones(count, dimension)):
+        places = _tsne(descriptors, seed=3)
+        assert places.shape == (count, 2)
+        assert np.isfinite(places).all()
+        np.testing.assert_array_equal(places, _tsne(descriptors, seed=3))

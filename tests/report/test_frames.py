@@ -226,3 +226,15 @@ def test_matches_join_the_same_annotated_points() -> None:
     np.testing.assert_allclose(ends, [(0.7, 0.25), (1.7, -0.25)], atol=1 / SIDE)
     rings = [(mark.x, mark.y) for mark in drawn if mark.shape == "ring" and mark.drawable]
     np.testing.assert_allclose(rings, [(0.7, 0.25)])
+
+
+def test_labels_of_one_dimension_have_a_scale_of_colours() -> None:
+    ramp = torch.linspace(-0.9, 0.9, SIDE).expand(2, 1, SIDE, SIDE)
+    shown = frames(ramp)
+    across = shown.places[0, 0, 0]
+    assert (across.diff() > 0).all()  # not only their signs
+    assert shown.places[:, 1:].abs().max() == 0
+    assert shown.places.norm(dim=1).max() < 1 + 1e-5
+    painted = shown.painted(0)
+    assert len(np.unique(painted[SHARP // 2], axis=0)) > SIDE // 2
+    assert frames(torch.zeros(2, 1, SIDE, SIDE)).places.isfinite().all()

@@ -1,15 +1,11 @@
 """Embeddings that collapse are noticed and cannot win; a stage without landmarks runs."""
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from landmark_lab import checkpoint
 from landmark_lab.callbacks.embedding_health import EmbeddingHealth
@@ -20,11 +16,12 @@ from landmark_lab.experiment import run
 from landmark_lab.geometry.affine import AffineWarp
 from landmark_lab.losses.similarity import Similarity
 from landmark_lab.roles import Correspondence
+from tests.running.watched import Idle, watched
 
 COUNT, SIDE, CELLS = 24, 32, 16
 
 
-class Fixed(LightningModule):
+class Fixed(Idle):
     """Its images are its vectors, at half their size."""
 
     layers = ("embedding",)
@@ -35,35 +32,6 @@ class Fixed(LightningModule):
     def similarity(self, source: Tensor, target: Tensor) -> Tensor:
         return Similarity()(source, target)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> None:
-        pass
-
-
-def watched(module: LightningModule, pair: Pair) -> tuple[dict[str, float], list[str]]:
-    """What is logged and said about a module that sees a pair."""
-    trainer = Trainer(
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[EmbeddingHealth()],
-        accelerator="cpu",
-    )
-    loader: DataLoader[Any] = DataLoader([pair], batch_size=None)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trainer.fit(module, loader, loader)
-    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return values, [str(w.message) for w in caught if "collapse" in str(w.message)]
-
 
 def look(vectors: Tensor, still: bool = False) -> tuple[dict[str, float], list[str]]:
     """What is logged and said about vectors (C, h, w) that follow a shift, or stay."""
@@ -72,7 +40,7 @@ def look(vectors: Tensor, still: bool = False) -> tuple[dict[str, float], list[s
     target = source if still else source.roll(4, -1)
     index = torch.arange(COUNT)
     pair = Pair(Sample(source, index), Sample(target, index), AffineWarp(shift))
-    return watched(Fixed(), pair)
+    return watched(Fixed(), pair, EmbeddingHealth())
 
 
 class Sided(Fixed):
@@ -100,8 +68,9 @@ def test_the_sides_of_mirrored_pairs_are_exchanged() -> None:
     index = torch.arange(COUNT)
     # A symmetric object: its mirrored image is the image itself.
     pair = Pair(Sample(images, index), Sample(images, index), AffineWarp(mirror))
-    assert watched(Sided(), pair)[0]["val/matching"] == pytest.approx(0, abs=1e-4)
-    assert watched(Fixed(), pair)[0]["val/matching"] > 5
+    sided, fixed = (watched(one, pair, EmbeddingHealth())[0] for one in (Sided(), Fixed()))
+    assert sided["val/matching"] == pytest.approx(0, abs=1e-4)
+    assert fixed["val/matching"] > 5
 
 
 def test_vectors_that_find_each_other_are_left_in_peace() -> None:

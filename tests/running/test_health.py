@@ -1,37 +1,26 @@
 """Collapse is noticed and said, and a collapsed run cannot win the label-free criterion."""
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from landmark_lab.callbacks.health import CRITERION, Health
+from landmark_lab.callbacks.health import Health
+from landmark_lab.callbacks.watch import CRITERION
 from landmark_lab.data.batch import Pair, Sample
 from landmark_lab.geometry.affine import AffineWarp
+from tests.running.watched import Idle, watched
 
 COUNT, LANDMARKS = 32, 5
 
 
-class Fixed(LightningModule):
+class Fixed(Idle):
     """Finds what its images say: the first pixels of an image are its landmarks."""
 
     def landmarks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         points = images[:, 0, 0, : 2 * LANDMARKS].unflatten(1, (LANDMARKS, 2))
         return points, torch.ones(points.shape[:2])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> None:
-        pass
 
 
 def image_of(points: Tensor) -> Tensor:
@@ -52,22 +41,7 @@ def look(found: Tensor, noise: float) -> tuple[dict[str, float], list[str]]:
         Sample(image_of(warp.to_target(found) + error), index),
         warp,
     )
-    trainer = Trainer(
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[Health()],
-        accelerator="cpu",
-    )
-    loader: DataLoader[Any] = DataLoader([pair], batch_size=None)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trainer.fit(Fixed(), loader, loader)
-    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return values, [str(w.message) for w in caught if "collapse" in str(w.message)]
+    return watched(Fixed(), pair, Health())
 
 
 def scattered(seed: int = 0) -> Tensor:

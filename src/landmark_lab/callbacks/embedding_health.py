@@ -4,14 +4,17 @@ A falling loss does not show that the vectors mean the same on other objects, se
 ``metrics/embedding.py``.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
-from landmark_lab.callbacks.watch import CRITERION, Watch
+from landmark_lab.callbacks.watch import Watch
 from landmark_lab.embedding import size_of
 from landmark_lab.geometry.symmetry import reverses_orientation
+from landmark_lab.geometry.warp import Warp
 from landmark_lab.losses.pair_matching import MatchingLoss
 from landmark_lab.metrics.embedding import (
     CONSTANT,
@@ -38,33 +41,31 @@ class EmbeddingHealth(Watch):
     collapse is said once, with the method's usual cure.
     """
 
+    shown: ClassVar[Mapping[str, str]] = {
+        "matching": "val/matching",
+        "across": "val/matching_across",
+    }
+
     def __init__(self) -> None:
         super().__init__(EmbeddingCriterion())
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Pair,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if batch.warp is None or not isinstance(pl_module, Embedding):
+    def look(self, module: LightningModule, batch: Pair, warp: Warp) -> None:
+        """Match the two images, directly and across another object."""
+        if not isinstance(module, Embedding):
             return
-        source = pl_module.embedding(batch.source.image).float()
-        target = pl_module.embedding(batch.target.image).float()
+        source = module.embedding(batch.source.image).float()
+        target = module.embedding(batch.target.image).float()
         size, image_size = size_of(source), size_of(batch.source.image)
         stride = max(1, min(size) // _SIDE)
-        queries = MatchingLoss(stride=stride).queries(batch.warp, size, image_size)
+        queries = MatchingLoss(stride=stride).queries(warp, size, image_size)
         queried, keys = (target, source) if queries.in_target else (source, target)
         vectors, counted = queries.vectors(queried), queries.weight > 0
-        if isinstance(pl_module, Reflection) and pl_module.mirror:
+        if isinstance(module, Reflection) and module.mirror:
             # The counterparts in a mirrored image have the vectors of the other side.
-            mirrored = reverses_orientation(batch.warp)[:, None, None]
-            vectors = torch.where(mirrored, pl_module.reflect(vectors), vectors)
+            mirrored = reverses_orientation(warp)[:, None, None]
+            vectors = torch.where(mirrored, module.reflect(vectors), vectors)
         truth = (queries.targets, counted)
-        measure = pl_module.similarity
+        measure = module.similarity
         direct = matching_error(vectors, keys, *truth, measure, image_size)
         across = torch.full_like(direct, torch.nan)
         if len(direct) > 1:
@@ -73,24 +74,19 @@ class EmbeddingHealth(Watch):
         guessing = guessing_error(*truth, size, image_size)
         self._metric.update(direct, across, guessing, deviation(keys), batch.source.index)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._metric.update_count == 0:
-            return
-        with self._metric.sync_context():
-            rows = self._metric.rows()
-        criterion = self._metric.compute()
+    def conclude(
+        self, rows: Mapping[str, Tensor], trainer: Trainer, module: LightningModule
+    ) -> dict[str, Tensor]:
+        """See :class:`Watch`."""
         mean = {name: values.nanmean() for name, values in rows.items()}
-        values = {
-            CRITERION: criterion,
+        if trainer.current_epoch > 0:
+            self._warn({name: float(value) for name, value in mean.items()}, module)
+        return {
             "val/matching": mean["direct"],
             "val/matching_across": mean["across"],
             "val/guessing": mean["guessing"],
             "val/deviation": mean["deviation"],
         }
-        shown = {"matching": mean["direct"], "across": mean["across"]}
-        self.publish(pl_module, values, shown)
-        if trainer.current_epoch > 0:
-            self._warn({name: float(value) for name, value in mean.items()}, pl_module)
 
     def _warn(self, mean: dict[str, float], module: LightningModule) -> None:
         found = {

@@ -3,12 +3,15 @@
 A falling loss and a good equivariance error do not show a collapse, see ``metrics/collapse.py``.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
-from landmark_lab.callbacks.watch import CRITERION, Watch
+from landmark_lab.callbacks.watch import Watch
+from landmark_lab.geometry.warp import Warp
 from landmark_lab.metrics.collapse import Collapse, collapse
 from landmark_lab.metrics.equivariance import EquivarianceCriterion
 from landmark_lab.roles import Landmarks, Method, Pair
@@ -26,43 +29,32 @@ class Health(Watch):
     Each kind of collapse is said once, with the method's usual cure.
     """
 
+    shown: ClassVar[Mapping[str, str]] = {"distinct": "val/distinct", "spread": "val/spread"}
+
     def __init__(self) -> None:
         super().__init__(EquivarianceCriterion())
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Pair,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if batch.warp is None or not isinstance(pl_module, Landmarks):
+    def look(self, module: LightningModule, batch: Pair, warp: Warp) -> None:
+        """Find the landmarks of both images."""
+        if not isinstance(module, Landmarks):
             return
-        found, _ = pl_module.landmarks(batch.source.image)
-        warped, _ = pl_module.landmarks(batch.target.image)
-        expected = batch.warp.to_target(found.float())
-        self._metric.update(found, warped, expected, batch.source.index)
+        found, _ = module.landmarks(batch.source.image)
+        warped, _ = module.landmarks(batch.target.image)
+        self._metric.update(found, warped, warp.to_target(found.float()), batch.source.index)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._metric.update_count == 0:
-            return
-        with self._metric.sync_context():
-            rows = self._metric.rows()
-        criterion = self._metric.compute()
+    def conclude(
+        self, rows: Mapping[str, Tensor], trainer: Trainer, module: LightningModule
+    ) -> dict[str, Tensor]:
+        """See :class:`Watch`."""
         state = collapse(rows["landmarks"])
-        values = {
-            CRITERION: criterion,
+        settled = module.settled if isinstance(module, Method) else True
+        if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0 and settled:
+            self._warn(state, module)
+        return {
             "val/equivariance": rows["errors"].nanmean(),
             "val/spread": state.spread.nanmean(),
-            "val/distinct": torch.tensor(float(state.distinct), device=criterion.device),
+            "val/distinct": torch.tensor(float(state.distinct), device=state.spread.device),
         }
-        shown = {"distinct": values["val/distinct"], "spread": values["val/spread"]}
-        self.publish(pl_module, values, shown)
-        settled = pl_module.settled if isinstance(pl_module, Method) else True
-        if len(rows["landmarks"]) >= _ENOUGH and trainer.current_epoch > 0 and settled:
-            self._warn(state, pl_module)
 
     def _warn(self, state: Collapse, module: LightningModule) -> None:
         count = len(state.spread)

@@ -89,10 +89,12 @@ def double_clustering(
     if m < k:
         raise ValueError(f"m {m} with k {k}; allowed: m at least k")
 
-    def cluster(rows: Tensor, count: int, initial: Tensor | None, purpose: str) -> Correspondence:
+    def cluster(
+        vectors: Tensor, image: Tensor, count: int, initial: Tensor | None, purpose: str
+    ) -> Correspondence:
         return modified_kmeans(
-            descriptors[rows],
-            image.to(descriptors.device)[rows],
+            vectors,
+            image,
             count,
             seed=seed_of(seed, purpose),
             assignment=assignment,
@@ -103,11 +105,10 @@ def double_clustering(
             engine=engine,
         )
 
-    coarse = cluster(
-        torch.arange(len(descriptors), device=descriptors.device), k, initial_k, "coarse"
-    )
+    image = image.to(descriptors.device)
+    coarse = cluster(descriptors, image, k, initial_k, "coarse")
     left = coarse.keep.nonzero()[:, 0]
-    fine = cluster(left, m, initial_m, "fine")
+    fine = cluster(descriptors[left], image[left], m, initial_m, "fine")
     labels = torch.full_like(coarse.labels, -1)
     labels[left] = fine.labels
     distances = assign_nearest(descriptors, fine.centroids).distances

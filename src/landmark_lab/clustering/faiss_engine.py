@@ -57,7 +57,8 @@ def lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, T
         device.
     """
     data = points.cpu().numpy()
-    # One GPU, that of the process: under DDP the others hold the training of other processes.
+    # One GPU, the first one, where the first process is, which clusters: under DDP the others hold
+    # the training of other processes.
     search = _faiss().Kmeans(
         points.shape[1],
         len(centroids),

@@ -39,10 +39,11 @@ def partners(labels: Tensor, mirrored: Tensor, k: int) -> Tensor:
     one, other = (gain > 0).nonzero()
     partner = np.arange(k)
     if len(one):
-        pairs = np.arange(len(one))
+        # 32 bits: the solver of SciPy 1.14 takes no other indices.
+        rows = np.stack([one, other]).astype(np.intc)
+        columns = np.arange(len(one), dtype=np.intc)
         member = coo_array(
-            (np.ones(2 * len(one)), (np.concatenate([one, other]), np.concatenate([pairs, pairs]))),
-            shape=(k, len(one)),
+            (np.ones(2 * len(one)), (rows.ravel(), np.tile(columns, 2))), shape=(k, len(one))
         )
         solved = milp(
             -gain[one, other].astype(float),

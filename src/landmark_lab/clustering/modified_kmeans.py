@@ -40,6 +40,11 @@ class Correspondence(Assignment):
         """(k,) int64, keypoints of each cluster; K-means may leave one empty."""
         return self.labels[self.keep].bincount(minlength=len(self.centroids))
 
+    @property
+    def worker(self) -> str:
+        """What did the work and where, e.g. ``"faiss on cpu"``, for people to read."""
+        return f"{self.engine} on {self.device}"
+
 
 def modified_kmeans(
     descriptors: Tensor,

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from landmark_lab.data.kept import shown, turn
 from landmark_lab.data.keypoints import Detections, KeypointTable
 from landmark_lab.data.sampling import Images, Row
 from landmark_lab.errors import ConfigError, DataError, RunError
@@ -84,13 +82,13 @@ def detect_keypoints(
         )
     )
     path = cache_folder() / "keypoints" / f"{detector.plugin_name}-{key}.npz"
-    with _turn(path):
+    with turn(path, "keypoints"):
         table = _read(path)
         if table is None:
             detector.prepare()
             found: Iterable[Detections] = _detect(images, detector, seed, f"keypoints {split}")
             if progress:
-                found = _shown(found, len(images), f"looking for keypoints ({split})")
+                found = shown(found, len(images), f"looking for keypoints ({split})")
             table = KeypointTable.from_detections(
                 [one if descriptors else Detections(one.points, one.scores) for one in found]
             )
@@ -128,16 +126,6 @@ def _array(row: Row, name: str) -> NDArray[np.float32] | None:
     return None if value is None else np.asarray(value, dtype=np.float32)
 
 
-def _shown(found: Iterable[Detections], total: int, what: str) -> Iterable[Detections]:
-    """The same, with a bar on terminals."""
-    if not sys.stderr.isatty():
-        return found
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(found, what, total, console=Console(stderr=True), transient=True)
-
-
 def _check(table: KeypointTable, images: Images, detector: KeypointDetector, where: str) -> None:
     if len(table) == 0:
         raise DataError(
@@ -163,27 +151,6 @@ def _warn_of_empty(table: KeypointTable, images: Images, where: str) -> None:
 
 
 # --- the disk ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Wait until no other process works at a file; without a place for files, go on at once."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.info("waiting for another process, which detects the same keypoints")
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        _log.warning("keypoints are not kept in %s (%s)", path.parent, error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _read(path: Path) -> KeypointTable | None:

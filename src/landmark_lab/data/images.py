@@ -48,6 +48,7 @@ class SplitTable:
         annotated_size: (N, 2) width and height that the annotation claims, 0 unknown; or None.
         identity: (N,) the individual (or the clip, where that is all one knows); or None.
         frame: (N,) number of the image in its clip, -1 if unknown; or None.
+        clip: (N,) the video whose frame the image is, -1 if it is of none; or None.
         label: (N,) category, -1 if unknown; or None.
     """
 
@@ -60,6 +61,7 @@ class SplitTable:
     annotated_size: NDArray[np.int64] | None = None
     identity: NDArray[np.int64] | None = None
     frame: NDArray[np.int64] | None = None
+    clip: NDArray[np.int64] | None = None
     label: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:

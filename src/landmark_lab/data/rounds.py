@@ -7,13 +7,14 @@ Convention: points are (x, y) in [-1, 1], ±1 being the outer edges of the borde
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from landmark_lab.data.keypoints import KeypointTable
@@ -26,8 +27,8 @@ from landmark_lab.metrics.mutual_information import contingency, normalised_mutu
 _NEAR = 2 / 64
 # Descriptors of so many keypoints are written down, for pictures of their clusters.
 _SAMPLE = 2000
-# Images compared at a time.
-_CHUNK = 4096
+# Pairs of keypoints compared at a time, 32 MB of differences.
+_PAIRS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Labelled:
             write some of them down.
         kept: values for buffers of the method, by their names, e.g. centroids. One with fewer rows
             than its buffer leaves the others NaN (−1 in a buffer of integers).
+        clustered: what clustered and where, e.g. ``"faiss on cpu"``; empty if nothing did.
     """
 
     table: KeypointTable
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    clustered: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def same_place(table: KeypointTable, other: KeypointTable, distance: float = _NE
     counts = other.counts()
     first = counts.cumsum(0) - counts
     rows = [torch.empty(0, dtype=torch.int64)]
-    for start in range(0, table.images, _CHUNK):
-        images = torch.arange(start, min(start + _CHUNK, table.images))
+    portion = max(1, _PAIRS // max(table.most * other.most, 1))
+    for images in torch.split(torch.arange(table.images), portion):
         points, _, _, found = table.padded(images)
         others = other.padded(images)[0]
         if not others.shape[1]:
@@ -151,23 +154,30 @@ class RoundRecord:
     Attributes:
         number: of the round.
         step: of the training, at which it began.
+        looked_at: (I,) int64, rising, the images that keypoints were looked for in. A file from
+            before these were written down has those with a keypoint.
         table: its pseudo-labels, without descriptors.
         counts: (clusters,) keypoints of each cluster.
         sample: (S,) rows of the table of which descriptors were written down.
         descriptors: (S, D) float32 of these rows, or None of a round without descriptors.
         kept: what else the method kept, e.g. centroids.
+        clustered: what clustered and where; see :class:`Labelled`.
     """
 
     number: int
     step: int
+    looked_at: Tensor
     table: KeypointTable
     counts: Tensor
     sample: Tensor
     descriptors: Tensor | None
     kept: dict[str, Tensor]
+    clustered: str
 
 
-def write_round(path: Path, labelled: Labelled, step: int, number: int) -> None:
+def write_round(
+    path: Path, labelled: Labelled, step: int, number: int, looked_at: NDArray[np.int64]
+) -> None:
     """Write a round down, atomically; see :class:`RoundRecord`.
 
     Raises:
@@ -183,6 +193,7 @@ def write_round(path: Path, labelled: Labelled, step: int, number: int) -> None:
         arrays["descriptors"] = table.descriptors[sample].half().cpu().numpy()
     counts = table.labels[table.labels >= 0].bincount().cpu().numpy()
     arrays |= {"sample": sample.numpy(), "counts": counts, "step": np.int64(step)}
+    arrays |= {"looked_at": np.sort(looked_at), "clustered": np.str_(labelled.clustered)}
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, number=np.int64(number), **arrays)
 
@@ -195,21 +206,37 @@ def read_round(path: str | Path) -> RoundRecord:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
-        part = by_prefix(arrays)
-        table, own = part["table"], part[""]
+            values = {name: np.asarray(archive[name]) for name in archive.files}
+        clustered = str(values.pop("clustered", ""))
+        part = by_prefix({name: torch.from_numpy(value) for name, value in values.items()})
+        own, state = part[""], part["table"]
+        table = KeypointTable.from_state({**state, "images": int(state["images"])})
         descriptors = own.get("descriptors")
+        looked_at = own.get("looked_at")
         return RoundRecord(
             number=int(own["number"]),
             step=int(own["step"]),
-            table=KeypointTable.from_state({**table, "images": int(table["images"])}),
+            looked_at=torch.unique(table.image) if looked_at is None else looked_at,
+            table=table,
             counts=own["counts"],
             sample=own["sample"],
             descriptors=None if descriptors is None else descriptors.float(),
             kept=part.get("kept", {}),
+            clustered=clustered,
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"is no record of a round ({error})", where=str(path)) from error
+
+
+def looked_at(records: Sequence[RoundRecord]) -> NDArray[np.int64]:
+    """The images that the rounds of one stage are about, (I,) rising: whatever is said of a round
+    (keypoints in an image, recall) is said of all of them, whether or not they have a keypoint.
+
+    They are the same in all rounds; of files that do not say so (see :class:`RoundRecord`), the
+    images with a keypoint in any of the rounds.
+    """
+    none = np.empty(0, np.int64)
+    return np.unique(np.concatenate([none, *(one.looked_at.numpy() for one in records)]))
 
 
 def by_prefix(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

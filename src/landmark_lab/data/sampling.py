@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,16 @@ class Images(ABC, Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         """Load one image."""
 
+    @cached_property
+    def following(self) -> NDArray[np.int64] | None:
+        """(N,) the image that is the next frame of each one's video, to which its flow leads.
+
+        −1 where this split has none; None if the images are no frames of videos.
+        """
+        if self.identity is None or self.frame is None:
+            return None
+        return successors(self.identity, self.frame)
+
     def where(self, index: int) -> str:
         """The image of an index, for messages."""
         return f"image {index}"
@@ -74,6 +85,26 @@ class Images(ABC, Dataset[Row]):
         Raises:
             DataError: one cannot; the message names it.
         """
+
+
+def successors(
+    video: NDArray[np.int64], frame: NDArray[np.int64], apart: int = 1
+) -> NDArray[np.int64]:
+    """(N,) the image that shows the same video ``apart`` frames later, −1 where there is none.
+
+    Args:
+        video: (N,) the video of each image, −1 if it is of none.
+        frame: (N,) number of the frame, −1 if unknown; of two images of a frame the first counts.
+        apart: frames of the video between an image and the next.
+    """
+    numbers = list(zip(video.tolist(), frame.tolist(), strict=True))
+    place: dict[tuple[int, int], int] = {}
+    for index, number in enumerate(numbers):
+        place.setdefault(number, index)
+    return np.array(
+        [-1 if min(v, f) < 0 else place.get((v, f + apart), -1) for v, f in numbers],
+        dtype=np.int64,
+    )
 
 
 class Key(NamedTuple):
@@ -304,7 +335,11 @@ class CollateItems:
 
 
 def training_rows(
-    images: Images, count: int | None, seed: int, annotated: bool
+    images: Images,
+    count: int | None,
+    seed: int,
+    annotated: bool,
+    paired: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Which images of the training split are trained on; a function of the seed.
 
@@ -313,13 +348,14 @@ def training_rows(
         count: how many; all by default.
         seed: of the draw.
         annotated: whether only images with annotated points will do.
+        paired: those of which pairs can be made, rising; all by default.
 
     Raises:
         DataError: there are fewer.
     """
-    rows = np.arange(len(images))
+    rows = np.arange(len(images)) if paired is None else paired
     if annotated and images.annotated is not None:
-        rows = np.flatnonzero(images.annotated)
+        rows = rows[images.annotated[rows]]
     if count is not None:
         rows = rng(seed, "training images").permutation(rows)[:count]
     if len(rows) < (count or 1):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from landmark_lab.data.exports import Exports
 from landmark_lab.data.results import RUN_EXPORTS, Predictions, Score, Value
-from landmark_lab.errors import DataError
+from landmark_lab.errors import ConfigError, DataError
 from landmark_lab.evaluation.common import (
     Annotated,
     Coordinates,
@@ -400,6 +400,29 @@ def at_least_one(**counts: float | None) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
+
+
+def position(point: int | str, names: Sequence[str], where: str) -> int:
+    """The number of an annotated point, given by number or name.
+
+    Args:
+        point: which one.
+        names: of all points.
+        where: the setting, for the message.
+
+    Raises:
+        ConfigError: there is no such point.
+    """
+    if isinstance(point, str) and point in names:
+        return list(names).index(point)
+    if isinstance(point, int) and 0 <= point < len(names):
+        return point
+    raise ConfigError(
+        f"there is no point {point!r}",
+        where=where,
+        got=point,
+        allowed=names if isinstance(point, str) else f"0 to {len(names) - 1}",
+    )
 
 
 def positive(**numbers: float) -> None:

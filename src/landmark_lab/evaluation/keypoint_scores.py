@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from landmark_lab.data.exports import Exports
 from landmark_lab.data.results import RUN_EXPORTS, Predictions, SplitPredictions
 from landmark_lab.errors import ConfigError, DataError
-from landmark_lab.evaluation.choices import at_least_one, positive
+from landmark_lab.evaluation.choices import at_least_one, position, positive
 from landmark_lab.evaluation.common import Counted, Floats
 from landmark_lab.roles import ImageData, Protocol, Split
 from landmark_lab.schema import plain
@@ -116,7 +116,7 @@ class KeypointProtocol(Protocol):
         if self.subset is None:
             return list(range(len(names)))
         where = f"{self.plugin_name}.subset"
-        chosen = [_position(point, names, where) for point in self.subset]
+        chosen = [position(point, names, where) for point in self.subset]
         if len(set(chosen)) < len(chosen):
             raise ConfigError("names a point twice", where=where, got=list(self.subset))
         return chosen
@@ -176,19 +176,6 @@ def _keypoints(
         )
     found = ~np.isnan(landmarks).any(-1)
     return landmarks, np.where(found, np.arange(landmarks.shape[1]), -1)
-
-
-def _position(point: int | str, names: Sequence[str], where: str) -> int:
-    if isinstance(point, str) and point in names:
-        return list(names).index(point)
-    if isinstance(point, int) and 0 <= point < len(names):
-        return point
-    raise ConfigError(
-        f"there is no point {point!r}",
-        where=where,
-        got=point,
-        allowed=names if isinstance(point, str) else f"0 to {len(names) - 1}",
-    )
 
 
 __all__ = ["Found", "KeypointProtocol", "Subset"]

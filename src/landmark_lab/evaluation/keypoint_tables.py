@@ -25,7 +25,7 @@ import torch
 
 from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.results import Predictions, Score, SplitPredictions
-from landmark_lab.data.rounds import RoundRecord, read_round
+from landmark_lab.data.rounds import RoundRecord, looked_at, read_round
 from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import DataError
 from landmark_lab.evaluation.keypoint_scores import KeypointProtocol
@@ -126,7 +126,7 @@ def score_rounds(
     Args:
         files: of the rounds, ``RUN/rounds/STAGE/NNN.npz``.
         predictions: of the same data, with the split ``train``: only for what is known about these
-            images. Those without a keypoint in any round were not trained on and are left out.
+            images. Those that the rounds did not look at are left out.
         protocols: by the names of their results; the split that they are told plays no part.
 
     Returns:
@@ -140,9 +140,9 @@ def score_rounds(
     if not rounds:
         return []
     train = predictions.split("train")
-    looked_at = np.isin(train.index, np.concatenate([one.table.image.numpy() for one in rounds]))
+    about = np.isin(train.index, looked_at(rounds))
     known = {
-        name: getattr(train, name)[looked_at]
+        name: getattr(train, name)[about]
         for name in ("index", "landmarks", "score", "points", "visible")
         if getattr(train, name) is not None
     }

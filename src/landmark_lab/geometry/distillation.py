@@ -1,6 +1,6 @@
 """Heat maps averaged over transformations of an image at test time.
 
-Data distillation (D. Mallis, "Unsupervised discovery of object landmarks", section 4.2.3, after
+Data distillation (D. Mallis, PhD thesis, section 4.2.3, after
 I. Radosavovic et al., "Data distillation: towards omni-supervised learning", 2018): the maps of
 several views of an image, brought back and averaged, keep what is found in all of them. Flip
 averaging (section 6.1.8) is the same for landmarks that change their names when an image is

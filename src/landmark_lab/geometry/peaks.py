@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landmark_lab.geometry.points import Size, from_pixels, pixel_grid
+from landmark_lab.geometry.points import Size, from_pixels
 
 
 @torch.no_grad()
-def peaks(
-    maps: Tensor, radius: int, threshold: float, most: int, within: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def peaks(maps: Tensor, radius: int, threshold: float, most: int) -> tuple[Tensor, Tensor]:
     """The highest peaks of each map.
 
     A cell is a peak where no cell of the (2 radius + 1)² around it is larger, and none that is
@@ -36,8 +34,6 @@ def peaks(
         radius: of the suppression, in cells; 0 suppresses nothing.
         threshold: peaks are strictly larger; at least 0.
         most: how many to return of each map.
-        within: boolean, broadcast against the maps: the cells that may be peaks. The others still
-            suppress, so no slope is cut into a peak. See ``cells_in_boxes``.
 
     Returns:
         Points (..., most, 2) and scores (..., most), the values of the peaks' cells, largest first;
@@ -56,8 +52,6 @@ def peaks(
     _, first = F.max_pool2d(values, side, stride=1, padding=radius, return_indices=True)
     cells = torch.arange(height * width, device=maps.device).view(height, width)
     found = (first == cells).view(maps.shape) & (maps > threshold)
-    if within is not None:
-        found = found & within
     flat = values.flatten(1)
     ranked = flat.masked_fill(~found.reshape(flat.shape), -torch.inf)
     scores, index = ranked.sort(stable=True, descending=True)
@@ -91,23 +85,6 @@ def channel_peaks(maps: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor]
     found = flat.gather(-1, index) > threshold
     points, scores = _located(flat, index, found, (height, width))
     return points.view(*maps.shape[:-2], 2), scores.view(maps.shape[:-2])
-
-
-def cells_in_boxes(boxes: Tensor, size: Size) -> Tensor:
-    """Which cells lie in the box of their image, the box's edges included.
-
-    Args:
-        boxes: (B, 4), x0, y0, x1, y1 as points; a box with a NaN is unknown and limits nothing.
-        size: height and width of the maps.
-
-    Returns:
-        (B, 1, h, w) boolean, judged by the cells' centres.
-    """
-    centres = pixel_grid(*size, device=boxes.device, dtype=boxes.dtype)
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    inside = ((centres >= low) & (centres <= high)).all(-1)
-    unknown = boxes.isnan().any(-1, keepdim=True)
-    return (inside | unknown).view(-1, 1, *size)
 
 
 def _located(flat: Tensor, index: Tensor, found: Tensor, size: Size) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Contrastive learning of keypoint descriptors, with clusters as labels.
 
-D. Mallis, "Unsupervised discovery of object landmarks". With f the descriptors, y the clusters and
+D. Mallis, PhD thesis. With f the descriptors, y the clusters and
 m the margin, a pair costs
 
     [same y] ‖f − f'‖² + [different y] max(0, m − ‖f − f'‖²).

@@ -1,6 +1,6 @@
 """Heat-map regression: Gaussians at the keypoints as targets, and the squared error of a map.
 
-D. Mallis, "Unsupervised discovery of object landmarks": equation 5.1, one map with all keypoints of
+D. Mallis, PhD thesis: equation 5.1, one map with all keypoints of
 an image; equations 5.4 and section 6.1.7, one map a cluster, the clusters without a keypoint in the
 image left out.
 

@@ -16,8 +16,11 @@ rate, few steps, group normalisation, and strong augmentation, which is the pair
 loader's business: ``mirrored`` pairs with ``affine`` warps (scale 0.7 to 1.3, rotation ±30°) and
 colours. Both images of a pair are trained on, so the paper's batches of 128 are 64 pairs.
 
-A round can also be too short: a network that has learned too little finds few keypoints, nowhere in
-particular, and the next rounds learn these.
+A round can be too short or too long. A network that has learned too little finds few keypoints,
+nowhere in particular, and the next rounds learn these. And a generic detector is a function of the
+image: a network that has the steps learns this very function, and finds what the detector found.
+The threshold says in what share of its appearances a keypoint must have been found to be found in
+all of them from the next round on; noise grows from round to round where it is low.
 
 At last the keypoints of each image are put in the order of a template, ``clustering/template.py``
 (§4.2.4), and images with too few correspondences are left out. ``landmark_detector`` learns these

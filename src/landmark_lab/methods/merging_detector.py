@@ -2,32 +2,19 @@
 
 D. Mallis, E. Sanchez, M. Bell, G. Tzimiropoulos, "Unsupervised learning of object landmarks via
 self-training correspondence", NeurIPS 2020; D. Mallis, PhD thesis, §5.2.2: the second stage of
-``self_training_correspondence``. A network Ψ gives M maps, regressed to Gaussians at the keypoints
-of the first stage's M clusters (eq. 5.4),
-
-    L_d = mean over m of |H_m − Ψ(x)_m|²,
-
-over the clusters m that have a keypoint in the image. Every so many steps Ψ looks at all training
-images. Clusters whose detectors fire in the same places are merged (``clustering/merging.py``), and
-the training goes on with their keypoints in one map. What is left is the number of landmarks, K: it
-is discovered and not set.
+``self_training_correspondence``, whose keypoints in M clusters it learns as ``landmark_maps.py``
+says, starting from that stage's weights. Every so many steps Ψ looks at all training images.
+Clusters whose detectors fire in the same places are merged (``clustering/merging.py``), and the
+training goes on with their keypoints in one map. What is left is the number of landmarks, K: it is
+discovered and not set.
 
 No channel is removed or resized. ``landmark[m]`` is the channel that cluster m is learned by, m
 itself if it was not merged, -1 if it never had a keypoint. The landmarks are the channels that
 stand for themselves, in order. ``merges`` is the history: the absorbed channel, the one that it
 went into, the share of its points that overlapped, the round.
 
-In an experiment the first stage is named twice, for labels and for weights::
-
-    stages:
-      keypoints: {method: {name: self_training_correspondence, clusters: 100}}
-      landmarks:
-        method: {name: merging_detector, clusters: 100, labels: {stage: keypoints}}
-        start_from: {stage: keypoints, parts: [network.backbone]}
-
 What the text leaves open: how often is merged; the score above which a detector fires. If an image
 has keypoints of two clusters that become one, that of the remaining channel's own cluster counts.
-The marks have 3×3 cells, as in public code.
 
 Convention: points are (x, y) in [-1, 1], ±1 being the outer edges of the border pixels.
 """
@@ -41,19 +28,17 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from landmark_lab.clustering.merging import Merge, merge
-from landmark_lab.data.batch import Pair, Sample
+from landmark_lab.data.batch import Sample
 from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.rounds import Labelled
-from landmark_lab.errors import ConfigError
 from landmark_lab.geometry.peaks import channel_peaks
-from landmark_lab.keypoint_network import LandmarkNetwork
-from landmark_lab.losses.heatmap import landmark_regression
+from landmark_lab.landmark_maps import LandmarkMaps
 from landmark_lab.plugin import part, settings
-from landmark_lab.roles import Backbone, Method, Optimiser, Schedule
-from landmark_lab.rounds import Found, Labels, RoundsMethod, by_label
+from landmark_lab.roles import Backbone, Optimiser, Schedule
+from landmark_lab.rounds import Found, Labels
 
 
-class MergingDetector(RoundsMethod, name="merging_detector"):
+class MergingDetector(LandmarkMaps, name="merging_detector"):
     """One map a cluster, merged until one map a landmark is left (Mallis et al., NeurIPS 2020).
 
     Args:
@@ -70,6 +55,7 @@ class MergingDetector(RoundsMethod, name="merging_detector"):
         schedule: of the learning rate.
     """
 
+    counted: ClassVar[str] = "clusters"
     cure: ClassVar[str] = "a larger share, or fewer cells, keeps clusters apart"
 
     def __init__(
@@ -88,33 +74,24 @@ class MergingDetector(RoundsMethod, name="merging_detector"):
         optimiser: Optimiser = part("rmsprop", lr=5e-4, weight_decay=1e-5),
         schedule: Schedule = part("constant"),
     ) -> None:
-        super().__init__(labels, every, every, weights, optimiser, schedule)
-        if not (0 < share <= 1 and cells >= 0):
-            raise ValueError(f"share {share}, cells {cells}; allowed: above 0 to 1, at least 0")
-        if not (0 <= fires < 1 and 0 <= threshold < 1):
-            raise ValueError(f"fires {fires}, threshold {threshold}; allowed: 0 to below 1")
-        self.network = LandmarkNetwork(backbone, clusters)
-        self.share, self.cells, self.fires, self.threshold = share, cells, fires, threshold
+        super().__init__(labels, clusters, backbone, every, threshold, weights, optimiser, schedule)
+        if not (0 < share <= 1 and cells >= 0 and 0 <= fires < 1):
+            raise ValueError(
+                f"share {share}, cells {cells}, fires {fires}; allowed: above 0 to 1, at least 0, "
+                "0 to below 1"
+            )
+        self.share, self.cells, self.fires = share, cells, fires
         self.landmark: Tensor
         self.merges: Tensor
         self.register_buffer("landmark", torch.arange(clusters))
         self.register_buffer("merges", torch.full((clusters, 4), torch.nan))
-
-    def losses(self, batch: Pair) -> dict[str, Tensor]:
-        """Equation 5.4 of both images of each pair."""
-        points, labels = self.in_source(batch)
-        moved, theirs = self.in_target(batch, points)
-        maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
-        places, names = torch.cat([points, moved]), torch.cat([labels, theirs])
-        ordered = by_label(places, names, len(self.landmark))
-        return {"detection": landmark_regression(maps, ordered)}
 
     # --- rounds ----------------------------------------------------------------------------------
 
     def find(self, sample: Sample) -> Found:
         """Where the channels fire that stand for themselves."""
         points, scores = channel_peaks(self.network(sample.image), self.fires)
-        channels = torch.arange(len(self.landmark), device=points.device)
+        channels = torch.arange(self.count, device=points.device)
         merged = (self.landmark != channels)[None, :, None]
         return Found(
             points.masked_fill(merged, torch.nan), scores, labels=channels.expand_as(scores)
@@ -122,7 +99,7 @@ class MergingDetector(RoundsMethod, name="merging_detector"):
 
     def relabel(self, found: KeypointTable, number: int) -> Labelled:
         """The keypoints of the first stage, those of merged clusters under one label."""
-        count = len(self.landmark)
+        count = self.count
         if number == 0:
             found = found.select(found.labels >= 0)
             used = found.labels.bincount(minlength=count) > 0
@@ -146,22 +123,6 @@ class MergingDetector(RoundsMethod, name="merging_detector"):
         maps: Tensor = self.network(images)
         points, scores = channel_peaks(maps[:, _standing(self.landmark)], self.threshold)
         return points, scores.clamp(max=1)
-
-    def check_teacher(self, teacher: Method) -> None:
-        """Refuse a first stage of another number of clusters.
-
-        Raises:
-            ConfigError: what to change.
-        """
-        super().check_teacher(teacher)
-        assert isinstance(teacher, RoundsMethod)
-        count = teacher.concluded
-        if count != len(self.landmark):
-            raise ConfigError(
-                f"learns {len(self.landmark)} clusters from the {count} of '{teacher.plugin_name}'",
-                where="method.clusters",
-                allowed=str(count),
-            )
 
 
 def _standing(landmark: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from landmark_lab.clustered_keypoints import ClusteredKeypoints
+from landmark_lab.clustered_keypoints import ClusteredKeypoints, known
 from landmark_lab.clustering.double import double_clustering
 from landmark_lab.clustering.modified_kmeans import modified_kmeans
 from landmark_lab.clustering.outliers import isolated
@@ -159,9 +159,10 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The contrastive loss of the descriptors, and the squared error of the detector's map."""
         points, labels, images = self._views(batch)
-        maps: KeypointMaps = self.network(images)
+        places = self._background(points)
+        maps: KeypointMaps = self.network(images, torch.cat([points, places], 1))
         return {
-            "contrastive": self._contrastive(maps.descriptors, points, labels),
+            "contrastive": self._contrastive(maps.descriptors, points, places, labels),
             "detection": self._detection(maps, points),
         }
 
@@ -174,23 +175,34 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
             flipped = batch.mirrored[:, None, None]
             moved = torch.where(flipped, _mirrored(moved), moved)
             target = torch.where(flipped[..., None], target.flip(-1), target)
+            theirs = torch.where(batch.mirrored[:, None], labels, theirs)
         images = torch.cat([batch.source.image, target])
         return torch.cat([points, moved]), torch.cat([labels, theirs]), images
 
-    def _contrastive(self, descriptors: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-        """L_c of two views of each image, over pairs that ``self.draw`` chooses."""
+    def _background(self, points: Tensor) -> Tensor:
+        """Locations (2B, R, 2) of the background of two views, beside keypoints (2B, M, 2)."""
+        draw = self.draw.child("contrastive").uniform(2, self.background, 2)
+        return background_points(points, draw.transpose(0, 1).flatten(0, 1))
+
+    def _contrastive(
+        self, vectors: Tensor, points: Tensor, places: Tensor, labels: Tensor
+    ) -> Tensor:
+        """L_c of two views of each image, over pairs that ``self.draw`` chooses.
+
+        Args:
+            vectors: (2B, M + R, D), descriptors of keypoints and background.
+            points: (2B, M, 2).
+            places: (2B, R, 2).
+            labels: (2B, M).
+        """
         draw, half, count = self.draw.child("contrastive"), len(points) // 2, points.shape[1]
-        where = background_points(
-            points, draw.uniform(2, self.background, 2).transpose(0, 1).flatten(0, 1)
-        )
-        vectors = self.network.sample(descriptors, torch.cat([points, where], 1))
         rows = []
         for view in (slice(0, half), slice(half, None)):
             own, other = vectors[view, :count], vectors[view, count:]
             rows.append(Described.keypoints(own, points[view], labels[view]))
-            rows.append(Described.background(other, where[view]))
+            rows.append(Described.background(other, places[view]))
         uniform = draw.uniform(2, -(-self.pairs // half)).transpose(0, 1).flatten(1)
-        loss = self.contrastive["clusters" if self._clustered else "warm_up"]
+        loss = self.contrastive["clusters" if self.labelled else "warm_up"]
         return loss(Described.joined(rows), uniform)
 
     @property
@@ -205,25 +217,25 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
 
         Of the initial keypoints while there are no others, else of those that the detector finds.
         """
-        maps: KeypointMaps = self.network(sample.image)
-        found = self._peaks(maps)
-        if not self.labelled and self._table is not None:
+        if self.labelled or self._table is None:
+            found = self._peaks(self.network(sample.image))
+        else:
             points = self.table.padded(sample.index)[0]
-            vectors = self.network.sample(maps.descriptors, points)
+            vectors = self.network(sample.image, points).descriptors
             found = Found(points, torch.ones_like(points[..., 0]), vectors)
         if not self.mirror:
             return found
-        mirrored: KeypointMaps = self.network(sample.image.flip(-1))
-        there = self.network.sample(mirrored.descriptors, _mirrored(found.points))
+        there: KeypointMaps = self.network(sample.image.flip(-1), _mirrored(found.points))
         assert found.descriptors is not None
-        return found._replace(descriptors=torch.cat([found.descriptors, there], -1))
+        return found._replace(descriptors=torch.cat([found.descriptors, there.descriptors], -1))
 
     def relabel(self, found: KeypointTable, number: int) -> Labelled:
         """The double clustering of the descriptors; in round 0 what is not isolated."""
         if number == 0:
             if found.descriptors is None or not self.isolated:
                 return Labelled(found)
-            return Labelled(found.select(~isolated(found.descriptors, self.isolated)))
+            alone = isolated(self.to_cluster(found.descriptors), self.isolated)
+            return Labelled(found.select(~alone.cpu()))
         descriptors, image = self._own_and_mirrored(found)
         result = double_clustering(
             descriptors,
@@ -231,12 +243,12 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
             len(self.centroids_k),
             len(self.centroids_m),
             seed=seed_of(self._data.draw_seed, "clusters", number),
-            initial_k=_known(self.centroids_k),
-            initial_m=_known(self.centroids_m),
+            initial_k=known(self.centroids_k),
+            initial_m=known(self.centroids_m),
             restarts=self.restarts,
         )
         kept = {"centroids_k": result.centroids_k, "centroids_m": result.centroids_m}
-        return Labelled(self._labelled(found, result.labels), kept)
+        return Labelled(self._labelled(found, result.labels), kept, result.fine.worker)
 
     @property
     def concluded(self) -> int:
@@ -246,21 +258,24 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
     def conclude(self, found: KeypointTable) -> Labelled:
         """For the second stage: the keypoints in K clusters (§6.1.7)."""
         descriptors, image = self._own_and_mirrored(found)
-        initial = _known(self.centroids_k)
+        initial = known(self.centroids_k)
         result = modified_kmeans(descriptors, image, len(self.centroids_k), seed=0, initial=initial)
-        return Labelled(self._labelled(found, result.labels), {"centroids_k": result.centroids})
+        kept = {"centroids_k": result.centroids}
+        return Labelled(self._labelled(found, result.labels), kept, result.worker)
 
     def _own_and_mirrored(self, found: KeypointTable) -> tuple[Tensor, Tensor]:
         """Descriptors (T, D) and their images; of the mirror images (2T, D), which are others."""
         assert found.descriptors is not None
+        descriptors = self.to_cluster(found.descriptors)
         if not self.mirror:
-            return found.descriptors, found.image
-        descriptors = torch.cat(found.descriptors.chunk(2, 1))
-        return descriptors, torch.cat([found.image, found.image + found.images])
+            return descriptors, found.image
+        both = torch.cat([found.image, found.image + found.images])
+        return torch.cat(descriptors.chunk(2, 1)), both
 
     def _labelled(self, found: KeypointTable, labels: Tensor) -> KeypointTable:
         """The keypoints that have a label, with it and with that of the mirror image."""
         assert found.descriptors is not None
+        labels = labels.to(found.image.device)
         own, mirrored = labels.chunk(2) if self.mirror else (labels, torch.full_like(labels, -1))
         descriptors = found.descriptors[:, : self.centroids_k.shape[1]]
         labelled = replace(found, labels=own, mirrored=mirrored, descriptors=descriptors)
@@ -296,9 +311,3 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
 def _mirrored(points: Tensor) -> Tensor:
     x, y = points.unbind(-1)
     return torch.stack([-x, y], -1)
-
-
-def _known(centroids: Tensor) -> Tensor | None:
-    """The centroids that there are, or None."""
-    known = centroids[~centroids.isnan().any(1)].cpu()
-    return known if len(known) else None

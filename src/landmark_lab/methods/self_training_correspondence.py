@@ -22,6 +22,7 @@ Deviations and what the text leaves open. The network's descriptors are no gener
 first clustering of its own a centroid is carried over as the mean of the descriptors, now, of the
 keypoints that were in its cluster. Of a keypoint that both of the last two rounds have found the
 later one counts; one that the last round has not found has no cluster and plays no part in L_c.
+Two keypoints are one if they are nearer to each other than two peaks of one map can be.
 "Much larger than the average distance" is ``far``, twice. The hinge is the published code's, see
 ``losses/contrastive.py``. Images are not mirrored: nothing here knows left from right (§6.1.8).
 
@@ -34,28 +35,23 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from landmark_lab.clustered_keypoints import ClusteredKeypoints, known
 from landmark_lab.clustering.modified_kmeans import modified_kmeans
 from landmark_lab.clustering.outliers import isolated
 from landmark_lab.data.batch import Pair, Sample
 from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.rounds import Labelled, same_place
 from landmark_lab.errors import DataError
-from landmark_lab.geometry.peaks import peaks
-from landmark_lab.keypoint_network import KeypointMaps, KeypointNetwork
+from landmark_lab.keypoint_network import KeypointMaps
 from landmark_lab.losses.contrastive import Contrastive, Described
-from landmark_lab.losses.heatmap import Gaussian, gaussian_target, heatmap_regression
 from landmark_lab.plugin import part, settings
 from landmark_lab.roles import Backbone, KeypointDetector, Optimiser, Schedule
-from landmark_lab.rounds import Found, RoundsMethod
+from landmark_lab.rounds import Found
 from landmark_lab.seeding import seed_of
 
-# Keypoints of an image, at most.
-_MOST = 200
 
-
-class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondence"):
+class SelfTrainingCorrespondence(ClusteredKeypoints, name="self_training_correspondence"):
     """Keypoints in clusters, by training and clustering in turns (Mallis et al., NeurIPS 2020).
 
     Args:
@@ -81,8 +77,6 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
     cure: ClassVar[str] = (
         "a lower threshold, more initial keypoints, fewer clusters, a smaller learning rate"
     )
-    layers: tuple[str, ...] = ("descriptors",)
-    network: KeypointNetwork
 
     def __init__(
         self,
@@ -105,19 +99,27 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
         optimiser: Optimiser = part("rmsprop", lr=5e-4, weight_decay=1e-5),
         schedule: Schedule = part("constant"),
     ) -> None:
-        super().__init__(keypoints, warm_up, every, weights, optimiser, schedule)
-        if min(clusters, pairs, warm_up) < 1 or radius < 0 or far < 1:
+        super().__init__(
+            keypoints,
+            backbone,
+            dimension,
+            warm_up,
+            every,
+            threshold,
+            radius,
+            sigma,
+            weights,
+            optimiser,
+            schedule,
+        )
+        if min(clusters, pairs, warm_up) < 1 or far < 1 or not 0 <= isolated < 1:
             raise ValueError(
-                f"clusters {clusters}, pairs {pairs}, warm_up {warm_up}, radius {radius}, "
-                f"far {far}; allowed: at least 1, the radius 0"
+                f"clusters {clusters}, pairs {pairs}, warm_up {warm_up}, far {far}, "
+                f"isolated {isolated}; allowed: at least 1, isolated 0 to below 1"
             )
-        if not (0 <= threshold < 1 and 0 <= isolated < 1):
-            raise ValueError(f"threshold {threshold}, isolated {isolated}; allowed: 0 to below 1")
-        self.network = KeypointNetwork(backbone, dimension)
         self.cluster_count, self.far, self.isolated = clusters, far, isolated
         self.contrastive = Contrastive(margin, negatives="cluster")
-        self.pairs, self.mark = pairs, Gaussian(sigma)
-        self.threshold, self.radius = threshold, radius
+        self.pairs = pairs
         self.centroids: Tensor
         self.register_buffer("centroids", torch.full((clusters, dimension), torch.nan))
 
@@ -127,21 +129,26 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
         """Equation 5.3 of the descriptors, and equation 5.1 of the detector's map."""
         points, labels = self.in_source(batch)
         moved, theirs = self.in_target(batch, points)
-        maps: KeypointMaps = self.network(torch.cat([batch.source.image, batch.target.image]))
-        places = torch.cat([points, moved])
-        size = (maps.score.shape[-2], maps.score.shape[-1])
+        places, names = torch.cat([points, moved]), torch.cat([labels, theirs])
+        clustered = places.masked_fill((names < 0)[..., None], torch.nan)
+        images = torch.cat([batch.source.image, batch.target.image])
+        maps: KeypointMaps = self.network(images, clustered)
         return {
-            "contrastive": self._contrastive(maps.descriptors, places, torch.cat([labels, theirs])),
-            "detection": heatmap_regression(maps.score, gaussian_target(places, size, self.mark)),
+            "contrastive": self._contrastive(maps.descriptors, clustered, names),
+            "detection": self._detection(maps, places),
         }
 
-    def _contrastive(self, descriptors: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-        """L_c of two views (2B, ...) of each image, over pairs that ``self.draw`` chooses."""
+    def _contrastive(self, vectors: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        """L_c of two views of each image, over pairs that ``self.draw`` chooses.
+
+        Args:
+            vectors: (2B, M, D).
+            points: (2B, M, 2), NaN where there is no keypoint with a cluster.
+            labels: (2B, M).
+        """
         half = len(points) // 2
-        clustered = points.masked_fill((labels < 0)[..., None], torch.nan)
-        vectors = self.network.sample(descriptors, clustered)
         views = [
-            Described.keypoints(vectors[view], clustered[view], labels[view])
+            Described.keypoints(vectors[view], points[view], labels[view])
             for view in (slice(0, half), slice(half, None))
         ]
         draw = self.draw.child("contrastive").uniform(2, -(-self.pairs // half))
@@ -151,7 +158,7 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
 
     def find(self, sample: Sample) -> Found:
         """The peaks of the detector's map, and their descriptors (B, N, D)."""
-        return self._described_peaks(sample.image)
+        return self._peaks(self.network(sample.image))
 
     def relabel(self, found: KeypointTable, number: int) -> Labelled:
         """Clusters of what was found, and the keypoints of the round before without any.
@@ -163,10 +170,10 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
             labelled = self._clustered(found, self._carried(found), self._seed(number))
             table = labelled.table
             lost = self.table.select(self.table.labels >= 0).to("cpu")
-            lost = lost.select(same_place(lost, table) < 0)
+            lost = lost.select(same_place(lost, table, self._apart) < 0)
             unnamed = replace(lost, labels=torch.full_like(lost.labels, -1))
             joined = KeypointTable.concat([table.without_descriptors(), unnamed])
-            return Labelled(joined, labelled.kept)
+            return replace(labelled, table=joined)
         if found.descriptors is None:
             raise DataError(
                 f"the keypoints of '{self.spec['keypoints']['name']}' have no descriptors to begin "
@@ -176,9 +183,10 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
                 "'self_training', which needs none",
             )
         if self.isolated:
-            found = found.select(~isolated(found.descriptors, self.isolated))
+            alone = isolated(self.to_cluster(found.descriptors), self.isolated)
+            found = found.select(~alone.cpu())
         # These descriptors are not the network's; their centroids are of no use later.
-        return Labelled(self._clustered(found, None, self._seed(0)).table)
+        return replace(self._clustered(found, None, self._seed(0)), kept={})
 
     @property
     def concluded(self) -> int:
@@ -187,13 +195,13 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
 
     def conclude(self, found: KeypointTable) -> Labelled:
         """For the second stage: the clusters of what was found."""
-        return self._clustered(found, self._known(), seed=0)
+        return self._clustered(found, known(self.centroids), seed=0)
 
     def _clustered(self, found: KeypointTable, initial: Tensor | None, seed: int) -> Labelled:
         """The keypoints that are assigned to a cluster and near it."""
         assert found.descriptors is not None
         result = modified_kmeans(
-            found.descriptors,
+            self.to_cluster(found.descriptors),
             found.image,
             self.cluster_count,
             seed=seed,
@@ -201,60 +209,34 @@ class SelfTrainingCorrespondence(RoundsMethod, name="self_training_correspondenc
             far=self.far,
             initial=initial,
         )
-        labelled = replace(found, labels=result.labels).select(result.labels >= 0)
-        return Labelled(labelled, {"centroids": result.centroids})
+        labels = result.labels.to(found.image.device)
+        labelled = replace(found, labels=labels).select(labels >= 0)
+        return Labelled(labelled, {"centroids": result.centroids}, result.worker)
 
     def _carried(self, found: KeypointTable) -> Tensor | None:
         """The centroids to start from: the last ones, or where the generic clusters are now."""
-        known = self._known()
-        if known is not None:
-            return known
+        last = known(self.centroids)
+        if last is not None:
+            return last
         assert found.descriptors is not None
         before = self.table.to("cpu")
-        row = same_place(found, before)
+        row = same_place(found, before, self._apart)
         label = torch.where(row >= 0, before.labels[row.clamp(min=0)], -1)
         vectors, label = found.descriptors[label >= 0], label[label >= 0]
         sums = torch.zeros(self.cluster_count, vectors.shape[1]).index_add_(0, label, vectors)
         counts = label.bincount(minlength=self.cluster_count)
         return sums[counts > 0] / counts[counts > 0, None] if len(label) else None
 
+    @property
+    def _apart(self) -> float:
+        """How far apart two peaks of one map are at least, in half sides of the image."""
+        cell = 2 * self.network.backbone.strides[0] / self._data.size
+        return (self.radius + 0.5) * cell  # whole cells, each peak refined by a quarter
+
     def _seed(self, number: int) -> int:
         return seed_of(self._data.draw_seed, "clusters", number)
 
-    def _known(self) -> Tensor | None:
-        known = self.centroids[~self.centroids.isnan().any(1)].cpu()
-        return known if len(known) else None
-
-    # --- what is found ---------------------------------------------------------------------------
-
-    def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keypoints (B, N, 2), NaN where there is none, scores, and the nearest clusters.
-
-        Labels are −1 before the first clustering of the network's own descriptors.
-        """
-        points, scores, vectors, _ = self._described_peaks(images)
-        assert vectors is not None
-        apart = torch.cdist(vectors, self.centroids.to(vectors)).nan_to_num(nan=torch.inf)
-        nearest = apart.min(-1)
-        nobody = (scores == 0) | nearest.values.isinf()
-        return points, scores, nearest.indices.masked_fill(nobody, -1)
-
-    def embedding(self, images: Tensor, layer: str | None = None) -> Tensor:
-        """Descriptors (B, D, h, w) of length 1.
-
-        Raises:
-            ValueError: there is no such layer.
-        """
-        if layer not in (None, *self.layers):
-            raise ValueError(f"there is no layer {layer!r}; allowed: {', '.join(self.layers)}")
-        maps: KeypointMaps = self.network(images)
-        return normalize(maps.descriptors, dim=1)
-
-    def similarity(self, source: Tensor, target: Tensor) -> Tensor:
-        """The cosine (B, N, M) of descriptors (B, N, D) and (B, M, D)."""
-        return normalize(source, dim=-1) @ normalize(target, dim=-1).mT
-
-    def _described_peaks(self, images: Tensor) -> Found:
-        maps: KeypointMaps = self.network(images)
-        points, scores = peaks(maps.score[:, 0], self.radius, self.threshold, _MOST)
-        return Found(points, scores, self.network.sample(maps.descriptors, points))
+    @property
+    def named_by(self) -> Tensor:
+        """The M centroids, NaN before the first clustering of the network's own descriptors."""
+        return self.centroids

@@ -121,6 +121,15 @@ class Context:
         read = self._try("the results", lambda: read_results(file)["protocols"])
         return {} if read is None else read
 
+    @property
+    def first_scores(self) -> dict[str, Mapping[str, Any]]:
+        """Of each protocol the first result that has a value, by the names of the results."""
+        firsts: dict[str, str] = {}
+        for name, score in self.scores.items():
+            if score["value"] is not None:
+                firsts.setdefault(name.partition("(")[0], name)
+        return {name: self.scores[name] for name in firsts.values()}
+
     @cached_property
     def logs(self) -> dict[str, dict[str, Column]]:
         """What was logged, by stage and name, e.g. ``logs["train"]["val/loss"]``."""

@@ -27,12 +27,7 @@ def tiles(context: Context) -> Iterator[Tile]:
     """The number of landmarks, and the first result of each protocol."""
     if context.landmarks:
         yield Tile("landmarks", str(context.landmarks), f"method {context.stage.method['name']}")
-    seen: set[str] = set()
-    for name, score in context.scores.items():
-        protocol = name.partition("(")[0]
-        if protocol in seen or score["value"] is None:
-            continue
-        seen.add(protocol)
+    for name, score in context.first_scores.items():
         unit = {"%": " %", "pixels": " px"}.get(score["unit"].partition(" ")[0], "")
         detail = ""
         if score["low"] is not None:
@@ -47,5 +42,5 @@ def tiles(context: Context) -> Iterator[Tile]:
             best = max if score.get("higher_is_better") else min
             closest = best(compared, key=lambda key: compared[key])
             detail += f"; {reference_name(closest)} {number(compared[closest])}"
-        label = protocol.replace("_", " ").replace("nme", "error")
+        label = name.partition("(")[0].replace("_", " ").replace("nme", "error")
         yield Tile(label, number(score["value"]) + unit, detail.removeprefix("; "))

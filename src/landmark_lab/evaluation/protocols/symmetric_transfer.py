@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from landmark_lab.data.exports import Exports, PartnerRequest, Reflected
 from landmark_lab.data.results import Predictions, Score
 from landmark_lab.errors import ConfigError, DataError
-from landmark_lab.evaluation.choices import at_least_one
+from landmark_lab.evaluation.choices import at_least_one, position
 from landmark_lab.evaluation.common import image_means, nan_mean
 from landmark_lab.evaluation.match_scores import MatchProtocol
 from landmark_lab.roles import ImageData
@@ -111,32 +111,14 @@ class SymmetricTransfer(MatchProtocol, name="symmetric_transfer"):
             if not chosen:
                 raise ConfigError("the data has no left-right partners among its points")
             return chosen
-        chosen = []
+        where, chosen = f"{self.plugin_name}.partners", []
         for pair in self.partners:
-            first, second = (_position(point, names) for point in pair)
+            first, second = (position(point, names, where) for point in pair)
             if first == second or flip[first] != second:
                 raise ConfigError(
                     f"{pair[0]} and {pair[1]} are no left-right partners",
-                    where="symmetric_transfer.partners",
+                    where=where,
                     hint=f"the partner of {names[first]} is {names[flip[first]]}",
                 )
             chosen.append(first)
         return chosen
-
-
-def _position(point: int | str, names: Sequence[str]) -> int:
-    """A point's number.
-
-    Raises:
-        ConfigError: there is no such point.
-    """
-    if isinstance(point, str) and point in names:
-        return list(names).index(point)
-    if isinstance(point, int) and 0 <= point < len(names):
-        return point
-    raise ConfigError(
-        f"there is no point {point!r}",
-        where="symmetric_transfer.partners",
-        got=point,
-        allowed=names if isinstance(point, str) else f"0 to {len(names) - 1}",
-    )

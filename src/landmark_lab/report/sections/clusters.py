@@ -1,6 +1,6 @@
 """The clusters of self-training: their descriptors, their patches, and which were merged.
 
-D. Mallis, "Unsupervised discovery of object landmarks", PhD thesis, University of Nottingham 2023,
+D. Mallis, PhD thesis, University of Nottingham 2023,
 chapters 5 and 6.
 """
 
@@ -34,6 +34,7 @@ from landmark_lab.report.sections.rounds import first
 from landmark_lab.seeding import seed_of
 
 _DRAWN = 400  # descriptors of a t-SNE
+_FEWEST = 4  # of which there is one: fewer have no neighbourhood to keep
 _STEPS = 500  # of a t-SNE
 _LARGEST = 12  # clusters that are shown
 _PATCHES = 8  # of a cluster
@@ -46,7 +47,11 @@ def clusters(context: Context) -> Section | None:
     """Descriptors before and after, sheets of patches, and what was merged."""
     blocks: list[Block] = []
     for stage, records in context.rounds.items():
-        described = [record for record in records if record.descriptors is not None]
+        described = [
+            record
+            for record in records
+            if record.descriptors is not None and len(record.sample) >= _FEWEST
+        ]
         if len(described) > 1 and _largest(described[-1]):
             drawn = _descriptors(context, stage, described[0], described[-1])
             blocks.append(Charts(drawn, title=f"Descriptors of the stage {stage}"))

@@ -105,12 +105,7 @@ def _interval(value: Mapping[str, Any]) -> str:
 
 def _charts(context: Context) -> Iterator[Chart]:
     """The first result of every protocol among what it is compared with."""
-    seen: set[str] = set()
-    for name, score in context.scores.items():
-        protocol = name.partition("(")[0]
-        if protocol in seen or score["value"] is None:
-            continue
-        seen.add(protocol)
+    for name, score in context.first_scores.items():
         bars = [("this run", score["value"], True)]
         if name in context.experiment.reported:
             bars.append(("published", context.experiment.reported[name], False))
@@ -132,5 +127,5 @@ def _charts(context: Context) -> Iterator[Chart]:
             interval,
         )
         alt = "; ".join(f"{label} {number(value)}" for label, value, _ in bars)
-        title = f"{protocol.replace('_', ' ')}, {score['unit']}"
+        title = f"{name.partition('(')[0].replace('_', ' ')}, {score['unit']}"
         yield Chart(svg, title, f"Bars: {alt}")

@@ -1,6 +1,6 @@
 """The rounds of self-training: what each one learned from, and how it changed.
 
-D. Mallis, "Unsupervised discovery of object landmarks", PhD thesis, University of Nottingham 2023,
+D. Mallis, PhD thesis, University of Nottingham 2023,
 figures 4.3 and 5.4.
 """
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landmark_lab.data.rounds import RoundRecord
+from landmark_lab.data.rounds import RoundRecord, looked_at
 from landmark_lab.metrics.detection import detection_counts, detection_scores
 from landmark_lab.report import charts
 from landmark_lab.report.blocks import Block, Chart, Charts, Mark, Picture, Pictures, Section
@@ -47,7 +47,7 @@ def rounds(context: Context) -> Section | None:
 def _curves(context: Context, stage: str, records: list[RoundRecord]) -> list[Chart]:
     """Keypoints and clusters, what stayed, precision and recall, by the number of the round."""
     numbers = np.array([record.number for record in records], dtype=np.float64)
-    images = max(len(record.table.counts().nonzero()) for record in records)
+    images = max(len(looked_at(records)), 1)
     drawn = [
         _chart(numbers, {"": [len(r.table) / images for r in records]}, "keypoints in an image"),
     ]
@@ -96,7 +96,7 @@ def _scores(context: Context, records: list[RoundRecord]) -> NDArray[np.float64]
     if context.data is None or not context.data.point_names:
         return None
     images = context.images("train")
-    some = torch.from_numpy(context.spread("train", _COUNTED))
+    some = torch.from_numpy(_spread(looked_at(records), _COUNTED))
     points = torch.from_numpy(np.stack([seen(images[i]) for i in some.tolist()]))
     if points.isnan().all():
         return None
@@ -111,9 +111,8 @@ def _keypoints(context: Context, stage: str, records: list[RoundRecord]) -> list
     """The keypoints of some rounds on the same images."""
     last = len(records) - 1
     chosen = sorted({round(i * last / (_ROUNDS - 1)) for i in range(_ROUNDS)})
-    some = records[-1].table.counts().nonzero()[:, 0]
-    places = np.unique(np.linspace(0, len(some) - 1, _IMAGES).round().astype(int))
-    index = some[torch.from_numpy(places)]
+    having = records[-1].table.counts().nonzero()[:, 0].numpy()
+    index = torch.from_numpy(_spread(having, _IMAGES))
     blocks: list[Block] = []
     for record in (records[i] for i in chosen):
         points, labels, _, found = record.table.padded(index)
@@ -128,8 +127,16 @@ def _keypoints(context: Context, stage: str, records: list[RoundRecord]) -> list
             for row, image in enumerate(index.tolist())
         ]
         title = f"{stage.capitalize()}, round {record.number}, from step {record.step:,} on"
+        if record.clustered:
+            title += f", clustered by {record.clustered}"
         blocks.append(Pictures(pictures, size="medium", title=title))
     return blocks
+
+
+def _spread(images: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most so many of some images, from all over them."""
+    places = np.linspace(0, len(images) - 1, min(count, len(images)))
+    return images[places.round().astype(np.int64)]
 
 
 def first(context: Context, stage: str) -> int:

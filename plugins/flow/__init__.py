@@ -1,0 +1,1 @@
+"""Estimators of the optical flow between frames of a video."""
