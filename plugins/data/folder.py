@@ -360,7 +360,9 @@ class Folder(ImageData, name="folder"):
         groups = [""] * len(self._table)
         numbers = self._table.frame
         assert numbers is not None  # checked when the clips were added
-        length = max(2, -(-len(groups) // _PARTS))
+        # Long enough for pairs some frames apart, unless that leaves fewer parts than splits.
+        few = len(groups) // (2 * len(SPLITS))
+        length = max(2, -(-len(groups) // _PARTS), min(max(10, 2 * self.every), few))
         for name in dict.fromkeys(filter(None, self._clips)):
             rows = np.array([row for row, clip in enumerate(self._clips) if clip == name])
             order = rows[np.argsort(numbers[rows], kind="stable")]

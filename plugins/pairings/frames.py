@@ -109,7 +109,7 @@ class Frames(Pairing, name="frames"):
         return DataError(
             f"{what} {self.step + 1} successive frames of a video in this split",
             where="pairing.frames",
-            hint="a smaller 'step' needs fewer frames; splits by video leave frames together",
+            hint="a smaller 'step' needs fewer; 'val_fraction: 0' leaves all to the training",
         )
 
     def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:

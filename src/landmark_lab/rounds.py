@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample
 from torch.optim import Optimizer
 
 from landmark_lab.clustering.gathered import once_for_all
@@ -43,7 +44,7 @@ from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.rounds import Change, Labelled, by_prefix, compare, write_round
 from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import ConfigError, DataError
-from landmark_lab.geometry.points import inside, to_pixels
+from landmark_lab.geometry.points import inside
 from landmark_lab.geometry.warp import TO_SOURCE
 from landmark_lab.keypoint_network import KeypointNetwork, LandmarkNetwork
 from landmark_lab.roles import ImageData, KeypointDetector, Method, Optimiser, Pairing, Schedule
@@ -520,11 +521,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _at(mask: Tensor, points: Tensor) -> Tensor:
-    """A mask (B, H, W) at the pixels that points (B, N, 2) lie in; False outside the image."""
-    height, width = mask.shape[-2:]
-    pixels = to_pixels(points.nan_to_num(), height, width).round().long()
-    column, row = pixels[..., 0].clamp(0, width - 1), pixels[..., 1].clamp(0, height - 1)
-    return mask.flatten(1).gather(1, row * width + column) & inside(points)
+    """Whether a mask (B, H, W) holds at all pixels between which points (B, N, 2) lie.
+
+    A flow there is mixed from all of them. False outside the image.
+    """
+    marks, places = mask[:, None].to(points), points.nan_to_num()[:, :, None]
+    held = grid_sample(marks, places, padding_mode="border", align_corners=False)
+    return (held[:, 0, :, 0] > 1 - 1e-3) & inside(points)
 
 
 def _fill(buffer: Tensor, value: Tensor) -> None:

@@ -131,7 +131,7 @@ class FrameTable(ImageTable):
             return
         estimator = self.estimator
         settings = (estimator.spec, estimator.version, estimator.resolution, estimator.tolerance)
-        key = checksum((_FORMAT, *settings, self.fingerprint(), self._next))
+        key = checksum((_FORMAT, cv2.__version__, *settings, self.fingerprint(), self._next))
         path = cache_folder() / "flow" / f"{estimator.plugin_name}-{key}.npy"
         with turn(path, "optical flows"):
             if not _usable(path, len(self), self._record):
@@ -155,6 +155,8 @@ class FrameTable(ImageTable):
 
     def _write(self, path: Path, progress: bool) -> None:
         """Row by row, because all of them may be more than the memory holds."""
+        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         with atomic(path) as temporary, temporary.open("wb") as stream:
             header = {
                 "descr": np.lib.format.dtype_to_descr(self._record),
@@ -245,7 +247,9 @@ class FrameTable(ImageTable):
                 where=f"flow.{self.estimator.plugin_name}",
                 allowed=f"finite numbers of the shape {(*before.shape[:2], 2)}",
             )
-        return flow.astype(np.float32, copy=False)
+        # Whatever leaves the image is hidden; what is kept has 16 bits and must stay finite.
+        limit = 2 * max(before.shape)
+        return flow.astype(np.float32, copy=False).clip(-limit, limit)
 
     def _report(self, shares: list[float]) -> None:
         """Say how much can be followed, and warn of pairs that hardly show successive frames."""
