@@ -35,11 +35,10 @@ class Mirrored(Pairing, name="mirrored"):
 
     Args:
         pairing: makes the pairs.
-        probability: of a mirrored source.
+        probability: of a mirrored source; with 0 the pairs are those of the other pairing.
     """
 
     provides_warp = True
-    mirrors = True
 
     def __init__(self, pairing: Pairing = part("synthetic"), probability: float = 0.5) -> None:
         if not 0 <= probability <= 1:
@@ -48,6 +47,7 @@ class Mirrored(Pairing, name="mirrored"):
             raise ValueError(f"the pairs of '{pairing.plugin_name}' have no known warp to mirror")
         self.pairing = pairing
         self.probability = probability
+        self.mirrors = probability > 0
         self.needs = pairing.needs
         self.drops = pairing.drops
 

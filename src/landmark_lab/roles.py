@@ -278,7 +278,7 @@ class Pairing(Plugin, role="pairing"):
     needs: frozenset[str] = frozenset()
     drops: frozenset[str] = frozenset()
     provides_warp: ClassVar[bool] = False
-    mirrors: ClassVar[bool] = False
+    mirrors: bool = False
 
     def members(self, images: Images, index: int, generator: np.random.Generator) -> Sequence[int]:
         """Which images to load for the item ``index``: by default the image itself."""

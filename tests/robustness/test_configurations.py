@@ -20,8 +20,11 @@ from omegaconf import OmegaConf
 
 from landmark_lab.completion import complete
 from landmark_lab.config import read
+from landmark_lab.data.sampling import LoaderSettings
 from landmark_lab.errors import ConfigError, LandmarkLabError
 from landmark_lab.experiment import _new_trainer
+from landmark_lab.plugin import build, build_settings
+from landmark_lab.roles import Method, Pairing
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TEXTS = {
@@ -403,11 +406,18 @@ def test_there_are_a_thousand() -> None:
     assert len(BOMBS) <= PORTIONS["bombs"][0]
 
 
-def test_the_undamaged_experiments_are_valid(tmp_path: Path) -> None:
-    """But for those that start from a checkpoint that is not there yet."""
+def test_the_undamaged_experiments_are_valid() -> None:
+    """Every row, and its methods suit its pairs; but for those that start from a checkpoint."""
     for name in TEXTS:
-        if "checkpoint:" not in TEXTS[name]:
-            assert accepted(EXPERIMENTS / name, [], None), name
+        if "checkpoint:" in TEXTS[name]:
+            continue
+        for row in DOCUMENTS[name].get("rows", {None: {}}):
+            assert accepted(EXPERIMENTS / name, [], row), (name, row)
+            for stage in complete(read(EXPERIMENTS / name, [], row)).stages.values():
+                where = f"{name}, row {row}, {stage.where('method')}"
+                loader = build_settings(LoaderSettings, stage.loader, where)
+                pairing = build(Pairing, stage.pairing, where)
+                build(Method, stage.method, where).check_pairs(pairing, loader)
 
 
 @pytest.mark.parametrize(
