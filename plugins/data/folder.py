@@ -60,8 +60,9 @@ class Folder(ImageData, name="folder"):
             numbers: those of equal names up to the last number, in one folder, are one video. None:
             there is no flow.
         val_fraction: part of the images drawn for validation, if the splits are drawn: by
-            individual; else by clip, if there are enough; else by image, or with ``flow`` by parts
-            of clips, so that frames keep their neighbours.
+            individual, where one is named, and those of nobody by clip; else by clip, if there are
+            enough; else by image, or with ``flow`` by parts of clips, so that frames keep their
+            neighbours.
         test_fraction: part of the images drawn for testing, if the splits are drawn.
         split_seed: for another draw.
         flip: left-right permutation of the points, if the annotations do not say.
@@ -333,11 +334,15 @@ class Folder(ImageData, name="folder"):
         splits = 1 + sum(fraction > 0 for fraction in self.fractions.values())
         # Relative to the root, so that moving the data changes nothing.
         images = [self._table.where(row) for row in range(len(self._table))]
-        images = [image.removeprefix(f"{self.root}/") for image in images]
+        images, clips = (
+            [name.removeprefix(f"{self.root}/") for name in names]
+            for names in (images, self._clips)
+        )
         if any(self._names):
-            kind, groups = "individuals", self._names
-        elif len(set(self._clips)) >= splits:
-            kind, groups = "clips", [clip.removeprefix(f"{self.root}/") for clip in self._clips]
+            named = zip(self._names, clips, strict=True)
+            kind, groups = "individuals", [name or clip for name, clip in named]
+        elif len(set(clips)) >= splits:
+            kind, groups = "clips", clips
         elif self.flow is not None:
             kind, groups = "parts of clips", self._parts()
         else:

@@ -164,6 +164,33 @@ def test_annotated_clips_count_and_individuals_are_kept_apart(tmp_path: Path) ->
     assert len(set(images.identity.tolist())) == 1
 
 
+def test_images_of_nobody_known_stay_with_their_clip(tmp_path: Path) -> None:
+    """An individual is named in a few images only; the others must not be torn from neighbours."""
+    save(tmp_path, [texture(0, 64)] * 40)
+    content = {
+        "images": [
+            {"id": row, "file_name": f"frame_{row:03d}.png", "width": 64, "height": 64}
+            | {"clip": f"film {row // 10}", "frame": row % 10}
+            | ({"identity": "mouse"} if row < 2 else {})
+            for row in range(40)
+        ],
+        "annotations": [
+            {"id": row, "image_id": row, "category_id": 1, "keypoints": [row, row, 2]}
+            for row in range(40)
+        ],
+        "categories": [{"id": 1, "name": "mouse", "keypoints": ["nose"]}],
+    }
+    (tmp_path / "points.json").write_text(json.dumps(content))
+    data = folder(tmp_path, annotations="points.json", flow=None)
+    clips = [
+        {data.images(split).where(row) for row in range(len(data.images(split)))}
+        for split in ("train", "val", "test")
+    ]
+    films = [{int(name[-7:-4]) // 10 for name in names if int(name[-7:-4]) > 1} for names in clips]
+    assert sum(map(len, films)) == 4
+    assert all(films)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ from landmark_lab.files import atomic, cache_folder, checksum
 from landmark_lab.geometry.points import pixel_grid
 from landmark_lab.roles import OpticalFlow
 
-_FORMAT = 1
+_FORMAT = 2
 _SMALLEST = 32  # side of a square on which flow is estimated; estimators refuse smaller ones
 _PORTION = 64  # pairs that are held at once
 _THREADS = 16
@@ -140,8 +140,10 @@ class FrameTable(ImageTable):
                 except RunError as error:
                     _log.warning("optical flows are not kept, but held in memory: %s", error)
                     self._flow = np.stack(list(self._all(progress)))
-                    return
-        self._file = path
+        if self._flow is None:
+            self._file = path
+            self._flow = np.load(path, mmap_mode="r")
+        self._report(self._flow["share"][self._next >= 0])
 
     @property
     def _next(self) -> NDArray[np.int64]:
@@ -151,7 +153,9 @@ class FrameTable(ImageTable):
     def _record(self) -> np.dtype[np.void]:
         """What is kept of an image; half precision is enough for a hundredth of a pixel."""
         size = self.preprocess.size
-        return np.dtype([("flow", "<f2", (2, size, size)), ("visible", "?", (size, size))])
+        return np.dtype(
+            [("flow", "<f2", (2, size, size)), ("visible", "?", (size, size)), ("share", "<f4")]
+        )
 
     def _write(self, path: Path, progress: bool) -> None:
         """Row by row, because all of them may be more than the memory holds."""
@@ -168,20 +172,17 @@ class FrameTable(ImageTable):
                 stream.write(record.tobytes())
 
     def _all(self, progress: bool) -> Iterator[NDArray[np.void]]:
-        """The record of every image, in order; says how many pixels' flow is known."""
+        """The record of every image, in order."""
         pairs = int((self._next >= 0).sum())
         flows: Iterable[Carried] = self._carry()
         if progress:
             flows = shown(flows, pairs, "computing the optical flow")
         found = iter(flows)
-        shares: list[float] = []
         for following in self._next:
             record = np.zeros((), self._record)
             if following >= 0:
-                record["flow"], record["visible"], share = next(found)
-                shares.append(share)
+                record["flow"], record["visible"], record["share"] = next(found)
             yield record
-        self._report(shares)
 
     def _carry(self) -> Iterator[Carried]:
         """The flow of every image that has a next one, in several threads."""
@@ -221,6 +222,7 @@ class FrameTable(ImageTable):
         # No bars: they rest, and what moves beside them seems to rest, too.
         fit = "squash" if self.preprocess.fit == "letterbox" else self.preprocess.fit
         whole = replace(self.preprocess, size=self.estimator.resolution, fit=fit, fill="edge")
+        # Enlarged along either side, estimates follow what is hidden. So a strip is reduced.
         enlarged = max(*whole.place(*size, self._box(source)).scale, 1.0)
         least = min(whole.size, _SMALLEST)
         return replace(whole, size=max(round(whole.size / enlarged), least))
@@ -251,14 +253,14 @@ class FrameTable(ImageTable):
         limit = 2 * max(before.shape)
         return flow.astype(np.float32, copy=False).clip(-limit, limit)
 
-    def _report(self, shares: list[float]) -> None:
+    def _report(self, shares: NDArray[np.float32]) -> None:
         """Say how much can be followed, and warn of pairs that hardly show successive frames."""
-        if not shares:
+        if not len(shares):
             return
-        where, few = f"flow.{self.estimator.plugin_name}", sum(share < _FEW for share in shares)
-        known = 100 * sum(shares) / len(shares)
+        where, few = f"flow.{self.estimator.plugin_name}", int((shares < _FEW).sum())
         rank_zero_info(
-            f"{where}: {len(shares)} pairs of frames, {known:.0f}% of the pixels can be followed"
+            f"{where}: {len(shares)} pairs of frames, {shares.mean():.0%} of the pixels can be "
+            "followed"
         )
         if few:
             _log.warning(
