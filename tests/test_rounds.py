@@ -103,7 +103,8 @@ def test_rounds_begin_after_the_first_and_every_so_many_steps() -> None:
     found = [method(warm_up=2, every=3).round_at(step) for step in range(9)]
     assert found == [0, 0, 1, 1, 1, 2, 2, 2, 3]
     assert [method(warm_up=2, every=0).round_at(step) for step in (1, 2, 99)] == [0, 1, 1]
-    assert method(warm_up=0).round_at(99) == 0
+    with pytest.raises(ConfigError, match="warm_up 0"):
+        method(warm_up=0)
 
 
 def test_resuming_inside_any_round_equals_the_uninterrupted_run(tmp_path: Path) -> None:
@@ -421,6 +422,7 @@ class Running:
         self.is_global_zero = rank == 0
         self.predicting = self.testing = self.training = False
         self.global_step = self.current_epoch = 0
+        self.estimated_stepping_batches = 99
         self.loggers: list[Any] = []
         self.precision_plugin = self
         self.datamodule = build(ImageData, {**SETTINGS["data"], "train": 13})

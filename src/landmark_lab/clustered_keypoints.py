@@ -40,6 +40,7 @@ class ClusteredKeypoints(RoundsMethod):
         layers: what ``embedding`` can give.
     """
 
+    closes = True
     layers: tuple[str, ...] = ("descriptors",)
     network: KeypointNetwork
 

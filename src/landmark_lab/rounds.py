@@ -12,6 +12,10 @@ that a method can be loaded without it. The pass over the images draws nothing a
 network in the mode it was in. A run that was killed therefore goes on inside a round with the same
 table, and bit for bit on the CPU.
 
+A method whose findings are named by clusters clusters a last time when the training has ended, if a
+round ends there: algorithm 2, lines 9 to 11. It is what a longer training would do before its next
+step, so that one which is prolonged goes on as if it had been longer from the start.
+
 In a run folder every round is written down::
 
     RUN/rounds/STAGE/003.npz   the pseudo-labels of round 3 and what goes with them
@@ -27,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -116,11 +120,13 @@ class RoundsMethod(Method):
         draw: random numbers for the rows of the batch at hand.
         labelled: whether some keypoint of the table has a label.
         afresh: whether every renewal starts the network and the optimiser's state afresh.
+        closes: whether the end of the training begins another round, see the module's text.
     """
 
     # The criterion prefers the weights of early rounds: what few sure keypoints a network finds
     # then follows a warp well, and later rounds add to them.
     keeps_best = False
+    closes: ClassVar[bool] = False
     network: KeypointNetwork | LandmarkNetwork
     mirror: bool = False
 
@@ -144,6 +150,7 @@ class RoundsMethod(Method):
         self.number = 0
         self.labelled = False
         self._table: KeypointTable | None = None
+        self._last_step: float = -1
         self._shown: dict[str, Tensor] = {}
 
     # --- what a method says ----------------------------------------------------------------------
@@ -255,6 +262,12 @@ class RoundsMethod(Method):
 
     def on_train_start(self) -> None:
         """Make the pseudo-labels of the first round, unless the run continues."""
+        self._last_step = self.trainer.estimated_stepping_batches
+        if self.closes and self._last_step < self.first:
+            rank_zero_warn(
+                f"the training ends after {self._last_step} steps, before the first clustering "
+                f"after {self.first}: there will be no landmarks"
+            )
         if self._table is None:
             self._begin()
         else:
@@ -264,14 +277,7 @@ class RoundsMethod(Method):
 
     def on_train_batch_start(self, batch: Pair, batch_idx: int) -> None:
         """Begin a new round if it is time; before a step, so that a resumed run does the same."""
-        number = self.round_at(self.trainer.global_step)
-        if number > self.number:
-            rank_zero_info(f"round {number}: looking at the training images")
-            self._renew(self._survey(self), lambda table: self.relabel(table, number), number)
-            if self.afresh:
-                seed = seed_of(self._data.draw_seed, "weights of a round", number)
-                self.network.reinitialise(seed)
-                cast("Optimizer", self.optimizers(use_pl_optimizer=False)).state.clear()
+        self._begin_round_if_due()
         trainer, count = self.trainer, len(batch.source)
         rows = (trainer.global_rank * count, 1, count)
         self.draw = BatchDraw(
@@ -284,6 +290,11 @@ class RoundsMethod(Method):
             self.device,
         )
         self.log_dict(self._shown, prog_bar=True, logger=False, batch_size=count)
+
+    def on_train_batch_end(self, outputs: Any, batch: Pair, batch_idx: int) -> None:
+        """Begin the round after the last step, before the checkpoint that ends the training."""
+        if self.closes and self.trainer.global_step == self._last_step:
+            self._begin_round_if_due()
 
     def validation_step(self, batch: Pair, batch_idx: int) -> None:
         """Nothing: there are no pseudo-labels of validation images. Callbacks look at landmarks."""
@@ -343,6 +354,17 @@ class RoundsMethod(Method):
                 where="pairing",
                 hint="for example 'pairing: synthetic'",
             )
+
+    def _begin_round_if_due(self) -> None:
+        number = self.round_at(self.trainer.global_step)
+        if number <= self.number:
+            return
+        rank_zero_info(f"round {number}: looking at the training images")
+        self._renew(self._survey(self), lambda table: self.relabel(table, number), number)
+        if self.afresh:
+            seed = seed_of(self._data.draw_seed, "weights of a round", number)
+            self.network.reinitialise(seed)
+            cast("Optimizer", self.optimizers(use_pl_optimizer=False)).state.clear()
 
     @property
     def _data(self) -> ImageData:

@@ -1,5 +1,6 @@
 """Self-training: its losses by loops, its landmarks, its second stage, and that it learns."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +70,12 @@ def learning(model: Any, pairing: str = "synthetic", clustered: bool = True) -> 
 
 
 def contrastive_oracle(
-    vectors: Tensor, places: Tensor, labels: Tensor, kind: str, margin: float = 0.8
+    vectors: Tensor,
+    places: Tensor,
+    labels: Tensor,
+    kind: str,
+    other_images: Sequence[int] = (),
+    margin: float = 0.8,
 ) -> Tensor:
     """Half the mean over positive pairs plus half the mean over negative ones, by loops.
 
@@ -79,6 +85,7 @@ def contrastive_oracle(
         labels: (2B, M).
         kind: ``views``, whose negatives are of the same image, or ``views, other_cluster``;
             ``same_image`` or ``other_cluster``, whose positives are of one cluster.
+        other_images: sources that are no view of their target's image: mirror images.
     """
     rows = []
     for view in range(2 * COUNT):
@@ -86,10 +93,12 @@ def contrastive_oracle(
             if inside(places[view, m]):
                 own = m < POINTS
                 label = int(labels[view, m]) if own else -1
-                rows.append((view % COUNT, m if own else None, label, vectors[view, m]))
+                shown = f"mirrored {view}" if view in other_images else view % COUNT
+                known = (view % COUNT, m) if own else None
+                rows.append((shown, known, label, vectors[view, m]))
     near, apart = [], []
     for (i, m, y, f), (j, n, z, g) in combinations(rows, 2):
-        same = i == j and m == n and m is not None
+        same = m == n and m is not None
         cluster = y >= 0 and y == z
         single = same and y < 0 and z < 0
         if m is not None and n is not None and (same if "views" in kind else cluster or single):
@@ -103,6 +112,7 @@ def contrastive_oracle(
     return (torch.stack(near).mean() + torch.stack(apart).mean()) / 2
 
 
+@pytest.mark.parametrize("pairing", ["synthetic", "mirrored"])
 @pytest.mark.parametrize(
     ("clustered", "settings", "kind"),
     [
@@ -118,19 +128,22 @@ def contrastive_oracle(
     ],
 )
 def test_the_losses_are_those_of_the_paper(
-    clustered: bool, settings: dict[str, Any], kind: str
+    clustered: bool, settings: dict[str, Any], kind: str, pairing: str
 ) -> None:
     model = method(**settings)
-    pair = learning(model, clustered=clustered)
+    pair = learning(model, pairing, clustered=clustered)
     found = model.losses(pair)
-    points, labels = model.in_source(pair)
-    moved, theirs = model.in_target(pair, points)
-    places, labels = torch.cat([points, moved]), torch.cat([labels, theirs])
-    maps: KeypointMaps = model.network(torch.cat([pair.source.image, pair.target.image]))
-    draw = model.draw.child("contrastive").uniform(2, 6, 2).transpose(0, 1).flatten(0, 1)
+    places, labels, images = model._views(pair)
+    maps: KeypointMaps = model.network(images)
+    draw = model.draw.child("background").uniform(2, 6, 2).transpose(0, 1).flatten(0, 1)
     places = torch.cat([places, background_points(places, draw)], 1)
     vectors = model.network.sample(maps.descriptors, places)
-    expected = contrastive_oracle(vectors, places, labels, kind)
+    # Views are mirrored whole, but for those that learn from clusters.
+    other_images: list[int] = []
+    if pair.mirrored is not None and kind in ("same_image", "other_cluster"):
+        other_images = pair.mirrored.nonzero()[:, 0].tolist()
+        assert 0 < len(other_images) < COUNT
+    expected = contrastive_oracle(vectors, places, labels, kind, other_images)
     torch.testing.assert_close(found["contrastive"], expected, rtol=1e-5, atol=1e-6)
     target = gaussian_target(places[:, :POINTS], (16, 16), Gaussian(1.0))
     torch.testing.assert_close(found["detection"], (maps.score - target).square().mean())

@@ -26,7 +26,8 @@ class SaveLast(Checkpoint):
     """Keeps one checkpoint from which the run can continue.
 
     It is saved every so many steps and at the end of every epoch, but not at the end of a step
-    after which the validation runs: a run resumed there would skip the validation.
+    after which the validation runs, or the training ends: a run resumed there would skip what is
+    still to be done.
 
     Args:
         path: the file, overwritten atomically.
@@ -51,6 +52,7 @@ class SaveLast(Checkpoint):
     ) -> None:
         step = trainer.global_step
         ends = trainer.is_last_batch or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
+        ends = ends or step == trainer.max_steps
         if step % self.every == 0 and step != self._saved and not ends:
             self._save(trainer)
 

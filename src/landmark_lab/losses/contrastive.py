@@ -43,7 +43,8 @@ class Described:
 
     Attributes:
         vectors: (N, D), normalised or not.
-        image: (N,) int64: which image; all views of an image have its number.
+        image: (N,) int64: which image, in which a landmark is one place; all views of an image have
+            its number, but not its mirror image, where left is right.
         keypoint: (N,) int64: which keypoint; the same one in another view has the same number,
             ``BACKGROUND`` is none. At least 0 otherwise.
         label: (N,) int64: its cluster, −1 where there is none.
@@ -57,7 +58,9 @@ class Described:
     found: Tensor
 
     @classmethod
-    def keypoints(cls, vectors: Tensor, points: Tensor, labels: Tensor) -> Described:
+    def keypoints(
+        cls, vectors: Tensor, points: Tensor, labels: Tensor, image: Tensor | None = None
+    ) -> Described:
         """The keypoints of one view of B images.
 
         Args:
@@ -65,21 +68,23 @@ class Described:
             points: (B, M, 2) in the view. NaN or outside: the keypoint is not seen in it. Keypoint
                 m of image b must be the same in all views that are joined.
             labels: (B, M) clusters, −1 where there is none.
+            image: (B,) int64 numbers of the images; by default from 0 on.
         """
         images, count = labels.shape
         number = torch.arange(images * count, device=vectors.device)
-        return cls._of(vectors, points, number, labels.reshape(-1))
+        return cls._of(vectors, points, number, labels.reshape(-1), image)
 
     @classmethod
-    def background(cls, vectors: Tensor, points: Tensor) -> Described:
+    def background(cls, vectors: Tensor, points: Tensor, image: Tensor | None = None) -> Described:
         """Locations of one view of B images that show no keypoint; see ``background_points``.
 
         Args:
             vectors: (B, R, D).
             points: (B, R, 2); NaN or outside the image: none.
+            image: (B,) int64 numbers of the images; by default from 0 on.
         """
         none = torch.full((points[..., 0].numel(),), BACKGROUND, device=vectors.device)
-        return cls._of(vectors, points, none, torch.full_like(none, -1))
+        return cls._of(vectors, points, none, torch.full_like(none, -1), image)
 
     @classmethod
     def joined(cls, parts: Sequence[Described]) -> Described:
@@ -87,11 +92,19 @@ class Described:
         return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     @classmethod
-    def _of(cls, vectors: Tensor, points: Tensor, keypoint: Tensor, label: Tensor) -> Described:
+    def _of(
+        cls,
+        vectors: Tensor,
+        points: Tensor,
+        keypoint: Tensor,
+        label: Tensor,
+        image: Tensor | None,
+    ) -> Described:
         images, count = points.shape[:2]
-        image = torch.arange(images, device=vectors.device).repeat_interleave(count)
+        if image is None:
+            image = torch.arange(images, device=vectors.device)
         found = inside(points).reshape(-1)
-        return cls(vectors.flatten(0, 1), image, keypoint, label, found)
+        return cls(vectors.flatten(0, 1), image.repeat_interleave(count), keypoint, label, found)
 
 
 @dataclass(frozen=True)

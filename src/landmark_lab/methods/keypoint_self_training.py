@@ -111,10 +111,10 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
             raise ValueError(
                 f"a template of {len(template.points)} points for {landmarks} landmarks"
             )
-        if landmarks < 3 or distil < 1 or radius < 0 or not 0 <= threshold < 1:
+        if landmarks < 3 or min(every, distil) < 1 or radius < 0 or not 0 <= threshold < 1:
             raise ValueError(
-                f"landmarks {landmarks}, distil {distil}, radius {radius}, threshold {threshold}; "
-                "allowed: at least 3, at least 1, at least 0, 0 to below 1"
+                f"landmarks {landmarks}, every {every}, distil {distil}, radius {radius}, "
+                f"threshold {threshold}; allowed: at least 3, 1, 1 and 0, and 0 to below 1"
             )
         self.network = LandmarkNetwork(backbone, 1)
         self.afresh = True
@@ -176,7 +176,8 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
     def keypoints(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keypoints (B, N, 2), NaN where there is none, scores (B, N), and labels: all −1."""
         maps: Tensor
-        if int(self.last_round) + 1 >= self.distil:
+        # The round at hand; of a method that was loaded, that of its labels.
+        if max(self.number, int(self.last_round)) + 1 >= self.distil:
             size = (images.shape[-2], images.shape[-1])
             views = distillation_warps(len(images), size, device=images.device)
             maps = distil(self.network, images, views)

@@ -17,7 +17,8 @@ to leave out isolated ones (§6.2.1).
   because a landmark is there once, however many clusters it has. L_d is the mean squared error of H
   and Gaussians at p (eq. 5.1).
 - Flipping (§6.1.8): descriptors are taken in the mirror image too, at the mirrored keypoint, and
-  clustered with the others; in mirror images a keypoint has the label that it got there.
+  clustered with the others; in mirror images a keypoint has the label that it got there. An image
+  and its mirror image are two images: no negative pair is made of both.
 
 As landmarks it offers, for each of the K clusters, the keypoint nearest to its centroid; none if no
 keypoint has it as its nearest one. ``landmark_detector`` is the second stage.
@@ -66,7 +67,7 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         keypoints: finds the initial keypoints.
         backbone: its finest map is the resolution of both heads.
         dimension: of a descriptor.
-        warm_up: steps before the first clustering.
+        warm_up: steps before the first clustering, at least 1.
         every: steps of a round after it.
         correspondence: ``clusters``, or ``equivariance``: the views of one image for the whole
             training, while the keypoints are renewed and filtered as ever (§5.4.5).
@@ -133,10 +134,11 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
             raise ValueError(
                 f"landmarks {landmarks}, clusters {clusters}; allowed: 1 <= landmarks <= clusters"
             )
-        if min(pairs, background, restarts - 1) < 0 or not 0 <= isolated < 1:
+        if min(pairs, background, restarts - 1, warm_up - 1) < 0 or not 0 <= isolated < 1:
             raise ValueError(
-                f"pairs {pairs}, background {background}, restarts {restarts}, "
-                f"isolated {isolated}; allowed: at least 0, restarts 1, isolated below 1"
+                f"pairs {pairs}, background {background}, restarts {restarts}, warm_up {warm_up}, "
+                f"isolated {isolated}; allowed: at least 0, restarts and warm_up 1, isolated below "
+                "1"
             )
         self.contrastive = {
             "warm_up": Contrastive(margin, positives="keypoint"),
@@ -161,8 +163,9 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         points, labels, images = self._views(batch)
         places = self._background(points)
         maps: KeypointMaps = self.network(images, torch.cat([points, places], 1))
+        numbers = self._image_numbers(batch)
         return {
-            "contrastive": self._contrastive(maps.descriptors, points, places, labels),
+            "contrastive": self._contrastive(maps.descriptors, points, places, labels, numbers),
             "detection": self._detection(maps, points),
         }
 
@@ -179,13 +182,26 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         images = torch.cat([batch.source.image, target])
         return torch.cat([points, moved]), torch.cat([labels, theirs]), images
 
+    def _image_numbers(self, batch: Pair) -> Tensor:
+        """(2B,) numbers of the images that the views show, sources first.
+
+        A mirror image counts as another one once there are clusters: the left eye of a source is
+        the right eye of its target, one landmark at two keypoints, and no negative pair.
+        """
+        count = len(batch.target)
+        target = torch.arange(count, device=batch.target.image.device)
+        source = target
+        if batch.mirrored is not None and self._clustered:
+            source = target + count * batch.mirrored
+        return torch.cat([source, target])
+
     def _background(self, points: Tensor) -> Tensor:
         """Locations (2B, R, 2) of the background of two views, beside keypoints (2B, M, 2)."""
-        draw = self.draw.child("contrastive").uniform(2, self.background, 2)
+        draw = self.draw.child("background").uniform(2, self.background, 2)
         return background_points(points, draw.transpose(0, 1).flatten(0, 1))
 
     def _contrastive(
-        self, vectors: Tensor, points: Tensor, places: Tensor, labels: Tensor
+        self, vectors: Tensor, points: Tensor, places: Tensor, labels: Tensor, numbers: Tensor
     ) -> Tensor:
         """L_c of two views of each image, over pairs that ``self.draw`` chooses.
 
@@ -194,13 +210,14 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
             points: (2B, M, 2).
             places: (2B, R, 2).
             labels: (2B, M).
+            numbers: (2B,), see ``_image_numbers``.
         """
         draw, half, count = self.draw.child("contrastive"), len(points) // 2, points.shape[1]
         rows = []
         for view in (slice(0, half), slice(half, None)):
             own, other = vectors[view, :count], vectors[view, count:]
-            rows.append(Described.keypoints(own, points[view], labels[view]))
-            rows.append(Described.background(other, places[view]))
+            rows.append(Described.keypoints(own, points[view], labels[view], numbers[view]))
+            rows.append(Described.background(other, places[view], numbers[view]))
         uniform = draw.uniform(2, -(-self.pairs // half)).transpose(0, 1).flatten(1)
         loss = self.contrastive["clusters" if self.labelled else "warm_up"]
         return loss(Described.joined(rows), uniform)
