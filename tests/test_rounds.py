@@ -131,6 +131,36 @@ def test_resuming_inside_any_round_equals_the_uninterrupted_run(tmp_path: Path) 
         assert (folder / "rounds" / STAGE / name).read_bytes() == content
 
 
+def test_the_end_of_a_training_begins_the_next_round(tmp_path: Path) -> None:
+    def trained(name: str, steps: int, resume: Path | None = None) -> Path:
+        trainer = {**SETTINGS["trainer"], "max_epochs": -1, "max_steps": steps}
+        path = experiment(tmp_path, trainer=trainer)
+        return run(read(path), tmp_path / name, resume=resume)
+
+    short, long = trained("short", 8), trained("long", 9)
+    last = short / "rounds" / STAGE / "003.npz"
+    assert last.read_bytes() == (long / "rounds" / STAGE / "003.npz").read_bytes()
+    done = load_checkpoint(short / "checkpoints" / STAGE / "done.ckpt")
+    assert done["rounds"]["number"] == 3
+    for name, value in read_round(last).kept.items():
+        assert torch.equal(done["state_dict"][name][: len(value)], value), name
+    # Whoever was killed after the last step, and whoever goes on, has it as well.
+    (short / "checkpoints" / STAGE / "done.ckpt").unlink()
+    trained("short", 8, resume=short)
+    again = load_checkpoint(short / "checkpoints" / STAGE / "done.ckpt")
+    assert differences(done["state_dict"], again["state_dict"], "") == []
+    whole, _ = outcome(long)
+    prolonged, _ = outcome(trained("short", 9, resume=short))
+    assert differences(whole, prolonged, "") == []
+
+
+def test_a_training_that_ends_before_the_first_clustering_says_so(tmp_path: Path) -> None:
+    path = experiment(tmp_path, trainer={**SETTINGS["trainer"], "max_epochs": -1, "max_steps": 1})
+    with pytest.warns(UserWarning, match="ends after 1 steps, before the first clustering after 2"):
+        folder = run(read(path), tmp_path)
+    assert len(list((folder / "rounds" / STAGE).iterdir())) == 1
+
+
 def test_a_trained_method_is_loaded_without_its_table(tmp_path: Path) -> None:
     folder = run(read(experiment(tmp_path, trainer={"max_steps": 3, "max_epochs": -1})), tmp_path)
     done = folder / "checkpoints" / STAGE / "done.ckpt"

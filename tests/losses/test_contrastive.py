@@ -181,6 +181,26 @@ def test_background_is_a_negative_of_the_keypoints_of_its_image_alone() -> None:
         assert all((rows.keypoint[list(p)] == BACKGROUND).sum() == 1 for p in backgrounds)
 
 
+def test_a_mirror_image_is_another_image() -> None:
+    # Two keypoints, left and right. In the mirror image the left one is a right one.
+    points = torch.tensor([[[-0.4, 0.0], [0.4, 0.0]]])
+    mirrored, plain = torch.tensor([[2, 3]]), torch.tensor([[0, 1]])
+
+    def negatives(image: int) -> set[tuple[int, ...]]:
+        numbers = torch.tensor([image])
+        views = [
+            Described.keypoints(unit(1, 2, 8), points, mirrored, numbers),
+            Described.background(unit(1, 1, 8), torch.zeros(1, 1, 2), numbers),
+            Described.keypoints(unit(1, 2, 8), points, plain),
+        ]
+        _, pairs = Contrastive().pairs(Described.joined(views), torch.rand(2, 50))
+        pairs = pairs._replace(weight=pairs.weight > 0)
+        return {tuple(sorted((int(a), int(b)))) for a, b, used in zip(*pairs, strict=True) if used}
+
+    assert negatives(1) == {(0, 1), (0, 2), (1, 2), (3, 4)}
+    assert negatives(0) >= {(0, 4), (1, 3), (2, 3), (2, 4)}
+
+
 def test_views_of_a_keypoint_with_two_clusters_are_neither_kind() -> None:
     # A mirrored view: the keypoint has its partner's cluster there.
     rows = Described.joined([small([[0]]), small([[1]])])

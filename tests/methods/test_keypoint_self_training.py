@@ -105,6 +105,16 @@ def test_keypoints_are_distilled_from_a_round_on(last: int, distilled: bool) -> 
     assert points.shape[:2] == scores.shape
 
 
+def test_a_round_that_found_nothing_does_not_put_the_distillation_off() -> None:
+    model = method(distil=3)
+    stub = _Stub()
+    model.network = stub  # type: ignore[assignment]
+    model.last_round.fill_(1)
+    model.number = 2  # of which nothing was left
+    model.keypoints(torch.rand(1, 3, SIZE, SIZE))
+    assert stub.calls == 12
+
+
 def test_it_finds_unordered_keypoints_and_no_landmarks() -> None:
     assert isinstance(method(), Keypoints)
     assert not isinstance(method(), Landmarks)
@@ -127,6 +137,7 @@ def test_the_next_stage_gets_the_template_order() -> None:
     [
         ({"landmarks": 5, "template": FACE_POINTS}, "a template of 13 points for 5 landmarks"),
         ({"landmarks": 2}, "landmarks 2"),
+        ({"every": 0}, "every 0"),
         ({"threshold": 1.0}, "threshold 1.0"),
         ({"template": {"points": [[0, 0], [1, 1]]}}, "a template of 2 points"),
         ({"template": {"imag": 3}}, "imag"),
