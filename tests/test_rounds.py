@@ -1,7 +1,9 @@
 """Rounds: when they begin, what is learned from and written down, and that resuming is exact."""
 
+import csv
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from landmark_lab import checkpoint
@@ -74,6 +77,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
 
 
 def experiment(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "rounds.yaml"
     path.write_text(yaml.safe_dump({**SETTINGS, **changes}))
     return path
@@ -131,32 +135,77 @@ def test_resuming_inside_any_round_equals_the_uninterrupted_run(tmp_path: Path) 
         assert (folder / "rounds" / STAGE / name).read_bytes() == content
 
 
-def test_the_end_of_a_training_begins_the_next_round(tmp_path: Path) -> None:
-    def trained(name: str, steps: int, resume: Path | None = None) -> Path:
-        trainer = {**SETTINGS["trainer"], "max_epochs": -1, "max_steps": steps}
-        path = experiment(tmp_path, trainer=trainer)
-        return run(read(path), tmp_path / name, resume=resume)
+def trained(folder: Path, steps: int, resume: Path | None = None, **more: Any) -> Path:
+    """A run of so many steps; rounds begin after 2, 5 and 8."""
+    trainer = {**SETTINGS["trainer"], "max_epochs": -1, "max_steps": steps}
+    path = experiment(folder, trainer=trainer)
+    return run(read(path), folder / f"runs{steps}", resume=resume, **more)
 
-    short, long = trained("short", 8), trained("long", 9)
+
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    return load_checkpoint(folder / "checkpoints" / STAGE / "done.ckpt")
+
+
+def logged_rounds(folder: Path) -> list[str]:
+    with (folder / "metrics" / f"{STAGE}.csv").open() as stream:
+        return [row["round/number"] for row in csv.DictReader(stream) if row["round/number"]]
+
+
+def test_the_end_of_a_training_begins_the_next_round(tmp_path: Path) -> None:
+    short, long = trained(tmp_path, 8), trained(tmp_path, 9)
     last = short / "rounds" / STAGE / "003.npz"
     assert last.read_bytes() == (long / "rounds" / STAGE / "003.npz").read_bytes()
-    done = load_checkpoint(short / "checkpoints" / STAGE / "done.ckpt")
+    done = last_checkpoint(short)
     assert done["rounds"]["number"] == 3
     for name, value in read_round(last).kept.items():
         assert torch.equal(done["state_dict"][name][: len(value)], value), name
-    # Whoever was killed after the last step, and whoever goes on, has it as well.
-    (short / "checkpoints" / STAGE / "done.ckpt").unlink()
-    trained("short", 8, resume=short)
-    again = load_checkpoint(short / "checkpoints" / STAGE / "done.ckpt")
-    assert differences(done["state_dict"], again["state_dict"], "") == []
-    whole, _ = outcome(long)
-    prolonged, _ = outcome(trained("short", 9, resume=short))
-    assert differences(whole, prolonged, "") == []
+    assert logged_rounds(short) == ["0.0", "1.0", "2.0", "3.0"]
+    prolonged = trained(tmp_path, 9, resume=short)
+    assert differences(outcome(long)[0], outcome(prolonged)[0], "") == []
+    assert logged_rounds(prolonged) == ["0.0", "1.0", "2.0", "3.0"]
+
+
+def test_whoever_is_killed_at_the_end_has_the_last_round_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = last_checkpoint(trained(tmp_path / "whole", 8))
+
+    def killed(*_: object, **more: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundsMethod, "_begin_round_if_due", begin_until(8, killed))
+        with pytest.raises(RuntimeError, match="killed"):
+            trained(tmp_path, 8)
+    (folder,) = (tmp_path / "runs8" / "rounds").iterdir()
+    resumed = last_checkpoint(trained(tmp_path, 8, resume=folder))
+    assert resumed["rounds"]["number"] == 3
+    assert differences(whole["state_dict"], resumed["state_dict"], "") == []
+
+
+def begin_until(step: int, then: Callable[..., None]) -> Callable[..., None]:
+    """How rounds begin before a step; from then on something else happens."""
+    begin = RoundsMethod._begin_round_if_due
+
+    def instead(self: RoundsMethod, *arguments: Any, **more: Any) -> None:
+        (then if self.trainer.global_step >= step else begin)(self, *arguments, **more)
+
+    return instead
+
+
+def test_a_training_that_is_stopped_ends_with_a_round_as_well(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: object) -> None:
+            trainer.should_stop = trainer.global_step == 5
+
+    folder = trained(tmp_path, 100, callbacks=[Stop()])
+    assert last_checkpoint(folder)["rounds"]["number"] == 2
+    assert logged_rounds(folder) == ["0.0", "1.0", "2.0"]
 
 
 def test_a_training_that_ends_before_the_first_clustering_says_so(tmp_path: Path) -> None:
     path = experiment(tmp_path, trainer={**SETTINGS["trainer"], "max_epochs": -1, "max_steps": 1})
-    with pytest.warns(UserWarning, match="ends after 1 steps, before the first clustering after 2"):
+    with pytest.warns(UserWarning, match="ends after 1 steps, before its descriptors"):
         folder = run(read(path), tmp_path)
     assert len(list((folder / "rounds" / STAGE).iterdir())) == 1
 
@@ -363,7 +412,7 @@ def test_a_collapse_is_said(recwarn: pytest.WarningsRecorder) -> None:
         "T", (), {"datamodule": type("D", (), {"training_rows": lambda self: range(5)})(),
                   "loggers": [], "global_step": 0, "current_epoch": 0},
     )()  # fmt: skip
-    model._say(change, table([8, 8, 8, 8, 8]))
+    model._say(change, table([8, 8, 8, 8, 8]), 0)
     said = [str(w.message) for w in recwarn]
     assert any("only 0.20 keypoints" in s and "after 8.00" in s for s in said)
     assert any("100% of the keypoints are in one cluster in round 4" in s for s in said)

@@ -47,7 +47,7 @@ class Mirrored(Pairing, name="mirrored"):
             raise ValueError(f"the pairs of '{pairing.plugin_name}' have no known warp to mirror")
         self.pairing = pairing
         self.probability = probability
-        self.mirrors = probability > 0
+        self.mirrors = probability > 0 or pairing.mirrors
         self.needs = pairing.needs
         self.drops = pairing.drops
 

@@ -12,9 +12,10 @@ that a method can be loaded without it. The pass over the images draws nothing a
 network in the mode it was in. A run that was killed therefore goes on inside a round with the same
 table, and bit for bit on the CPU.
 
-A method whose findings are named by clusters clusters a last time when the training has ended, if a
+A method whose findings are named by clusters clusters a last time at the end of the training, if a
 round ends there: algorithm 2, lines 9 to 11. It is what a longer training would do before its next
-step, so that one which is prolonged goes on as if it had been longer from the start.
+step, so that one which is prolonged has the weights and pseudo-labels of one that was longer from
+the start.
 
 In a run folder every round is written down::
 
@@ -265,8 +266,8 @@ class RoundsMethod(Method):
         self._last_step = self.trainer.estimated_stepping_batches
         if self.closes and self._last_step < self.first:
             rank_zero_warn(
-                f"the training ends after {self._last_step} steps, before the first clustering "
-                f"after {self.first}: there will be no landmarks"
+                f"the training ends after {self._last_step} steps, before its descriptors are "
+                f"clustered for the first time after {self.first}: keypoints will have no names"
             )
         if self._table is None:
             self._begin()
@@ -291,10 +292,12 @@ class RoundsMethod(Method):
         )
         self.log_dict(self._shown, prog_bar=True, logger=False, batch_size=count)
 
-    def on_train_batch_end(self, outputs: Any, batch: Pair, batch_idx: int) -> None:
-        """Begin the round after the last step, before the checkpoint that ends the training."""
-        if self.closes and self.trainer.global_step == self._last_step:
-            self._begin_round_if_due()
+    def on_train_epoch_end(self) -> None:
+        """Begin the round after the last step; the checkpoint that ends the training follows."""
+        step = self._step()
+        if self.closes and (self.trainer.should_stop or step == self._last_step):
+            # Metrics of the last step, whose number is one less, are still to be logged.
+            self._begin_round_if_due(logged=step - 1)
 
     def validation_step(self, batch: Pair, batch_idx: int) -> None:
         """Nothing: there are no pseudo-labels of validation images. Callbacks look at landmarks."""
@@ -355,12 +358,13 @@ class RoundsMethod(Method):
                 hint="for example 'pairing: synthetic'",
             )
 
-    def _begin_round_if_due(self) -> None:
-        number = self.round_at(self.trainer.global_step)
+    def _begin_round_if_due(self, logged: int | None = None) -> None:
+        number = self.round_at(self._step())
         if number <= self.number:
             return
         rank_zero_info(f"round {number}: looking at the training images")
-        self._renew(self._survey(self), lambda table: self.relabel(table, number), number)
+        found = self._survey(self)
+        self._renew(found, lambda table: self.relabel(table, number), number, logged)
         if self.afresh:
             seed = seed_of(self._data.draw_seed, "weights of a round", number)
             self.network.reinitialise(seed)
@@ -419,9 +423,20 @@ class RoundsMethod(Method):
         return KeypointTable.of(len(data.images("train")), **precise)
 
     def _renew(
-        self, found: KeypointTable, label: Callable[[KeypointTable], Labelled], number: int
+        self,
+        found: KeypointTable,
+        label: Callable[[KeypointTable], Labelled],
+        number: int,
+        logged: int | None = None,
     ) -> None:
-        """Label in the first process what all of them found, and learn from it from now on."""
+        """Label in the first process what all of them found, and learn from it from now on.
+
+        Args:
+            found: by this process.
+            label: makes the pseudo-labels of what all processes found.
+            number: of the round.
+            logged: step by which loggers get to know; None: the next one.
+        """
         before = self._table
         images = found.images
 
@@ -468,7 +483,7 @@ class RoundsMethod(Method):
         self.table = KeypointTable(images, **part[""])
         for name, value in part.get("kept", {}).items():
             _fill(getattr(self, name), value)
-        self._say(Change(**part["change"]), before)
+        self._say(Change(**part["change"]), before, self._step() if logged is None else logged)
 
     def _keep_labels(self, problem: str) -> None:
         if self._table is None:
@@ -481,7 +496,7 @@ class RoundsMethod(Method):
             f"round {self.number}: {problem}; the pseudo-labels of the round before are kept"
         )
 
-    def _say(self, change: Change, before: KeypointTable | None) -> None:
+    def _say(self, change: Change, before: KeypointTable | None, step: int) -> None:
         rank_zero_info(str(change))
         cure = f"; the usual cure: {self.cure}" if self.cure else ""
         was = len(before or ()) / len(self._data.training_rows())
@@ -499,7 +514,7 @@ class RoundsMethod(Method):
         self._show(round=change.number, keypoints=change.keypoints, stayed=change.stayed)
         values = {f"round/{k}": float(v) for k, v in asdict(change).items() if not np.isnan(v)}
         for logger in self.loggers:
-            logger.log_metrics({**values, "epoch": self.current_epoch}, step=self._step())
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step=step)
 
     def _show(self, **values: float) -> None:
         """What the progress bar says until the next round."""

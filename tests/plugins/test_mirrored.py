@@ -97,6 +97,7 @@ def test_what_the_other_pairing_is_counts() -> None:
     pairing = Mirrored(build(Pairing, "synthetic"))
     assert pairing.mirrors
     assert not Mirrored(build(Pairing, "synthetic"), probability=0.0).mirrors
+    assert Mirrored(pairing, probability=0.0).mirrors
     assert pairing.warps is not None
     dropped = build(Pairing, {"name": "synthetic", "annotation": False})
     assert Mirrored(dropped).drops == dropped.drops

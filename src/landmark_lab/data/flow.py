@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from landmark_lab.data.images import ImageTable, SplitTable, look_up_size
 from landmark_lab.data.kept import shown, turn
@@ -263,10 +263,10 @@ class FrameTable(ImageTable):
             "followed"
         )
         if few:
-            _log.warning(
-                "%s: of %d of %d pairs of frames less than %.0f%% of the pixels can be followed; "
-                "are these successive frames, or is the motion between them too large?",
-                *(where, few, len(shares), 100 * _FEW),
+            rank_zero_warn(
+                f"{where}: of {few} of {len(shares)} pairs of frames less than {_FEW:.0%} of the "
+                "pixels can be followed; are these successive frames, or is the motion between "
+                "them too large?"
             )
 
 
