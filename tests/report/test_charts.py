@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from landmark_lab.report import charts
 
@@ -67,3 +68,16 @@ def test_names_are_escaped_and_dollars_are_dollars() -> None:
     svg = CHARTS["lines"]()
     assert "a &lt;b&gt;" in svg
     assert "x $y$" in svg
+
+
+def test_what_is_whole_has_whole_ticks() -> None:
+    """There is no round 0.5."""
+
+    def ticks(x: NDArray[np.float64]) -> list[str]:
+        svg = charts.lines([charts.Line(x, 20 - x)], "round", small=True)
+        labels = re.findall(r"<text[^>]*>([^<]*)<", svg)
+        return labels[: labels.index("round")]
+
+    assert ticks(np.arange(4.0)) == ["0", "1", "2", "3"]
+    assert all("." not in label for label in ticks(np.array([0, np.nan, 2])))
+    assert any("." in label for label in ticks(np.arange(4.0) / 4))

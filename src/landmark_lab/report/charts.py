@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -120,15 +120,22 @@ def lines(
         if x_ticks is not None:
             axes.set_xticks(x_ticks, [f"{tick:g}" for tick in x_ticks])
             axes.set_xticks([], minor=True)
+        elif not log_x and _whole(line.x for line in drawn):
+            axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         if log_y:
             low, high = axes.get_ylim()
             _plain_ticks(axes.yaxis, high / low)
-        elif all((line.y[np.isfinite(line.y)] % 1 == 0).all() for line in drawn):
+        elif _whole(line.y for line in drawn):
             axes.locator_params(axis="y", integer=True, min_n_ticks=1)
         if any(line.label for line in drawn):
             above = (0.0, 1.0)  # where no line can be
             axes.legend(loc="lower left", bbox_to_anchor=above, ncols=2, borderaxespad=0.3)
     return svg()
+
+
+def _whole(values: Iterable[Floats]) -> bool:
+    """Whether all that is finite is whole: rounds, clusters, images."""
+    return all(bool((some[np.isfinite(some)] % 1 == 0).all()) for some in values)
 
 
 def _plain_ticks(axis: Any, ratio: float) -> None:
