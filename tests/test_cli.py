@@ -293,6 +293,33 @@ def test_reproduce_checks_all_rows_before_the_first(
     assert calls == []
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_row_that_fails_does_not_cost_the_others(
+    cli: Cli, small: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    import landmark_lab.experiment
+
+    succeed = landmark_lab.experiment.run
+
+    def run(experiment: Experiment, root: Path, command: Sequence[str]) -> Path:
+        if experiment.row == "k5":
+            raise DataError("no weights")
+        return succeed(experiment, root, command=command)
+
+    monkeypatch.setattr(landmark_lab.experiment, "run", run)
+    result = cli("reproduce", small, *(["--row", "k5"] if alone else []))
+    assert result.code == 2
+    if alone:
+        assert result.err == "error: no weights\n"
+        return
+    assert result.err.splitlines() == [
+        "error: row k5: no weights",
+        "error: 1 of 2 rows failed: k5",
+    ]
+    summary = json.loads(Path("runs/small/reproduced-001.json").read_text())
+    assert [row["row"] for row in summary["rows"]] == ["k9"]
+
+
 def test_results_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         measured(tmp_path)

@@ -322,8 +322,7 @@ def test_keypoints_move_with_the_images_of_a_pair(name: str) -> None:
     model = method()
     image = torch.arange(6).repeat_interleave(4)
     model.table = KeypointTable.of(6, image, points.flatten(0, 1), torch.ones(24), labels, mirrored)
-    found, own = model.in_source(pair)
-    moved, theirs = model.in_target(pair, found)
+    (found, moved), (own, theirs) = model.in_views(pair)
     torch.testing.assert_close(found, pair.source.points, atol=1e-4, rtol=0)
     torch.testing.assert_close(moved, pair.target.points, atol=1e-3, rtol=0)
     assert torch.equal(theirs, labels.view(6, 4))
@@ -344,9 +343,8 @@ def test_keypoints_that_a_flow_hides_are_not_in_the_target() -> None:
     visible = torch.ones(1, 16, 16, dtype=torch.bool)
     visible[:, :, 8:] = False
     pair = Pair(images, images, FlowWarp(flow, visible))
-    found, _ = model.in_source(pair)
+    (found, moved), _ = model.in_views(pair)
     assert torch.equal(found[0], points)
-    moved, _ = model.in_target(pair, found)
     torch.testing.assert_close(moved[0, 0], torch.tensor([-0.25, 0.0]))
     assert moved[0, 1].isnan().all()
 

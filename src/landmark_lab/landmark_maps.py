@@ -72,11 +72,9 @@ class LandmarkMaps(RoundsMethod):
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The squared error of the maps whose landmark is known, of both images of each pair."""
-        points, labels = self.in_source(batch)
-        moved, theirs = self.in_target(batch, points)
+        points, labels = (views.flatten(0, 1) for views in self.in_views(batch))
         maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
-        places, names = torch.cat([points, moved]), torch.cat([labels, theirs])
-        return {"detection": landmark_regression(maps, by_label(places, names, self.count))}
+        return {"detection": landmark_regression(maps, by_label(points, labels, self.count))}
 
     def check_teacher(self, teacher: Method) -> None:
         """Refuse a first stage that gives another number of labels.

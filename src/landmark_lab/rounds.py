@@ -103,8 +103,8 @@ class RoundsMethod(Method):
     """A method whose pseudo-labels are a table, renewed in rounds; see the module's text.
 
     A subclass makes its ``network``, and says what it finds in images (``find``) and what is
-    learned from that (``relabel``). In ``losses`` it looks keypoints up by :meth:`in_source` and
-    :meth:`in_target`, and draws by ``self.draw``.
+    learned from that (``relabel``). In ``losses`` it looks keypoints up by :meth:`in_views`, and
+    draws by ``self.draw``.
 
     Args:
         start: what the first round is made from.
@@ -224,34 +224,33 @@ class RoundsMethod(Method):
         self._table = table.without_descriptors().to(self.device)
         self.labelled = bool((table.labels >= 0).any())
 
-    def in_source(self, batch: Pair) -> tuple[Tensor, Tensor]:
-        """The keypoints of the source images: points (B, M, 2) and labels (B, M).
+    def in_views(self, batch: Pair) -> tuple[Tensor, Tensor]:
+        """The keypoints of both images of each pair, sources before targets.
 
-        M is the same for all batches of a round. Points are NaN where there is none; they may lie
-        outside the image. In a mirror image the labels are those of the mirrored keypoints.
-        """
-        points, labels, mirrored, _ = self.table.padded(batch.source.index)
-        if batch.view is not None:
-            points = batch.view.to_target(points)
-        if batch.mirrored is not None:
-            labels = torch.where(batch.mirrored[:, None], mirrored, labels)
-        return points, labels
+        Returns:
+            Points (2, B, M, 2) and labels (2, B, M); M is the same for all batches of a round.
+            Points may lie outside the image and are NaN where there is none, or where a flow does
+            not lead to the target because it is hidden there. In a mirror image, as only sources
+            are, the labels are those of the mirrored keypoints.
 
-    def in_target(self, batch: Pair, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The same keypoints in the target images, given their points in the source.
-
-        Targets are never mirrored, so the labels may be others. A keypoint that a flow does not
-        lead to the target, because it is hidden there, is NaN.
+        Raises:
+            ConfigError: nobody knows how the target follows from the source.
         """
         warp = batch.warp
         if warp is None:
             raise ConfigError("needs pairs with a known warp, e.g. 'synthetic'", where="pairing")
+        points, labels, mirrored, _ = self.table.padded(batch.source.index)
+        if batch.view is not None:
+            points = batch.view.to_target(points)
+        in_source = labels
+        if batch.mirrored is not None:
+            in_source = torch.where(batch.mirrored[:, None], mirrored, labels)
         moved = warp.to_target(points)
         if TO_SOURCE not in warp.exact:  # a flow
             height, width = batch.source.image.shape[-2:]
             shown = warp.valid((height, width), at="source")
             moved = moved.masked_fill(~_at(shown, points)[..., None], torch.nan)
-        return moved, self.table.padded(batch.source.index)[1]
+        return torch.stack([points, moved]), torch.stack([in_source, labels])
 
     # --- the rounds ------------------------------------------------------------------------------
 

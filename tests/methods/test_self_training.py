@@ -182,7 +182,7 @@ def test_without_clusters_a_mirrored_pair_is_mirrored_whole() -> None:
         target = pair.target.image[row]
         expected = target.flip(-1) if pair.mirrored[row] else target
         assert torch.equal(images[COUNT + row], expected)
-        plain = model.in_target(pair, points[:COUNT])[0][row]
+        plain = model.in_views(pair)[0][1, row]
         sign = -1 if pair.mirrored[row] else 1
         expected = plain * torch.tensor([sign, 1])
         torch.testing.assert_close(points[COUNT + row], expected, equal_nan=True)
@@ -193,7 +193,7 @@ def test_without_clusters_a_mirrored_pair_is_mirrored_whole() -> None:
     points, labels, again = model._views(pair)
     assert torch.equal(again, images)
     assert torch.equal(labels[:COUNT], labels[COUNT:])
-    assert not torch.equal(labels[COUNT:], model.in_target(pair, points[:COUNT])[1])
+    assert not torch.equal(labels[COUNT:], model.in_views(pair)[1][1])
 
 
 # --- what it finds -------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_each_landmark_has_its_map() -> None:
     )[1]
     first = torch.tensor([int((once[:i] == once[i]).sum()) == 0 for i in range(len(once))])
     model._table = model.table.select(first)
-    points, labels = model.in_source(pair)
+    (points, moved), (labels, _) = model.in_views(pair)
     ordered = by_label(points, labels, 3)
     assert ordered.shape == (COUNT, 3, 2)
     for image in range(COUNT):
@@ -339,7 +339,6 @@ def test_each_landmark_has_its_map() -> None:
                 torch.testing.assert_close(ordered[image, k], own[0])
     (loss,) = model.losses(pair).values()
     maps = model.network(torch.cat([pair.source.image, pair.target.image])).detach()
-    moved = model.in_target(pair, points)[0]
     whole = torch.cat([ordered, by_label(moved, labels, 3)])
     errors = []
     for row in range(2 * COUNT):

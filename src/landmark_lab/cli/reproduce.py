@@ -36,17 +36,20 @@ def reproduce(
     """Compare an experiment with the paper.
 
     Runs all rows and seeds, or one row, and prints the measured beside the reported numbers. They
-    are also written into DIR/EXPERIMENT/reproduced-NNN.json.
+    are also written into DIR/EXPERIMENT/reproduced-NNN.json. A row that fails is named at the end;
+    the others are run all the same.
 
     Example: landmark-lab reproduce experiments/factorized/faces.yaml --row k10
     """
     given = check_overrides(overrides, ("--row", "--runs", "--plugin", "--help"))
     load_plugins(plugin)
 
+    import torch
     from rich.console import Console
 
     from landmark_lab.completion import complete
     from landmark_lab.config import read
+    from landmark_lab.errors import LandmarkLabError, RunError
     from landmark_lab.experiment import run
     from landmark_lab.files import write_json
     from landmark_lab.runs import process_rank
@@ -60,9 +63,18 @@ def reproduce(
         seeds = chosen.seeds or (chosen.seed,)
         planned.append([complete(read(experiment, [*given, f"seed={s}"], name)) for s in seeds])
     finished: list[Row] = []
+    failed: list[str] = []
     target = None
-    for repeated in planned:
-        folders = [run(one, runs, command=sys.argv) for one in repeated]
+    for name, repeated in zip(names, planned, strict=True):
+        try:
+            folders = [run(one, runs, command=sys.argv) for one in repeated]
+        except LandmarkLabError as error:
+            # Processes that train together cannot tell whether the others failed, too.
+            if name is None or len(planned) == 1 or torch.distributed.is_initialized():
+                raise
+            typer.secho(f"error: row {name}: {error}", fg=typer.colors.RED, err=True)
+            failed.append(name)
+            continue
         if process_rank() == 0:
             # After every row, because the next one may take days.
             scores = [measured(folder) for folder in folders]
@@ -72,6 +84,8 @@ def reproduce(
             Console().print(comparison(base.summary or base.name, finished))
     if target is not None:
         typer.echo(f"summary: {target}")
+    if failed:
+        raise RunError(f"{len(failed)} of {len(planned)} rows failed: {', '.join(failed)}")
 
 
 @dataclass(frozen=True)

@@ -17,23 +17,9 @@ from torch import Tensor
 
 from landmark_lab.geometry.points import Size, from_pixels, pixel_grid
 from landmark_lab.losses.precision import precise, without_autocast
-from landmark_lab.losses.similarity import Similarity
 
 # Similarities held at a time; all of two 64×64 maps are as many.
 _AT_A_TIME = 2**24
-
-
-def correspondence_probability(
-    queries: Tensor,
-    keys: Tensor,
-    similarity: Similarity = Similarity(),  # noqa: B008 - frozen
-) -> Tensor:
-    """Equation 3: p(v|u), (B, N, h, w), of vectors (B, N, C) in maps (B, C, h, w).
-
-    It holds all N·h·w probabilities; the losses in ``losses/matching.py`` do not.
-    """
-    scores = similarity(queries, keys.flatten(2).mT)
-    return scores.softmax(-1).view(*scores.shape[:2], *keys.shape[2:])
 
 
 def vectors_at(maps: Tensor, points: Tensor, interpolate: bool = False) -> Tensor:

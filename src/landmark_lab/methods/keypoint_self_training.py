@@ -129,11 +129,10 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The squared error of the confidence maps of both images of each pair."""
-        points, _ = self.in_source(batch)
-        moved, _ = self.in_target(batch, points)
+        points, _ = self.in_views(batch)
         maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
         size = (maps.shape[-2], maps.shape[-1])
-        target = gaussian_target(torch.cat([points, moved]), size, self.mark)
+        target = gaussian_target(points.flatten(0, 1), size, self.mark)
         return {"detection": heatmap_regression(maps, target)}
 
     # --- rounds ----------------------------------------------------------------------------------

@@ -171,8 +171,7 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
 
     def _views(self, batch: Pair) -> tuple[Tensor, Tensor, Tensor]:
         """Keypoints (2B, M, 2), labels, and images (2B, 3, H, W): the sources, then the targets."""
-        points, labels = self.in_source(batch)
-        moved, theirs = self.in_target(batch, points)
+        (points, moved), (labels, theirs) = self.in_views(batch)
         target = batch.target.image
         if batch.mirrored is not None and not self._clustered:
             flipped = batch.mirrored[:, None, None]

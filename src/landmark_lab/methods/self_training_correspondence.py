@@ -127,15 +127,13 @@ class SelfTrainingCorrespondence(ClusteredKeypoints, name="self_training_corresp
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """Equation 5.3 of the descriptors, and equation 5.1 of the detector's map."""
-        points, labels = self.in_source(batch)
-        moved, theirs = self.in_target(batch, points)
-        places, names = torch.cat([points, moved]), torch.cat([labels, theirs])
-        clustered = places.masked_fill((names < 0)[..., None], torch.nan)
+        points, labels = (views.flatten(0, 1) for views in self.in_views(batch))
+        clustered = points.masked_fill((labels < 0)[..., None], torch.nan)
         images = torch.cat([batch.source.image, batch.target.image])
         maps: KeypointMaps = self.network(images, clustered)
         return {
-            "contrastive": self._contrastive(maps.descriptors, clustered, names),
-            "detection": self._detection(maps, places),
+            "contrastive": self._contrastive(maps.descriptors, clustered, labels),
+            "detection": self._detection(maps, points),
         }
 
     def _contrastive(self, vectors: Tensor, points: Tensor, labels: Tensor) -> Tensor:
