@@ -210,6 +210,16 @@ def test_a_training_that_ends_before_the_first_clustering_says_so(tmp_path: Path
     assert len(list((folder / "rounds" / STAGE).iterdir())) == 1
 
 
+def test_a_training_that_is_stopped_before_the_first_clustering_says_so(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: object) -> None:
+            trainer.should_stop = True
+
+    with pytest.warns(UserWarning, match="ends after 1 steps, before its descriptors"):
+        folder = trained(tmp_path, 100, callbacks=[Stop()])
+    assert last_checkpoint(folder)["rounds"]["number"] == 0
+
+
 def test_a_trained_method_is_loaded_without_its_table(tmp_path: Path) -> None:
     folder = run(read(experiment(tmp_path, trainer={"max_steps": 3, "max_epochs": -1})), tmp_path)
     done = folder / "checkpoints" / STAGE / "done.ckpt"

@@ -263,11 +263,7 @@ class RoundsMethod(Method):
     def on_train_start(self) -> None:
         """Make the pseudo-labels of the first round, unless the run continues."""
         self._last_step = self.trainer.estimated_stepping_batches
-        if self.closes and self._last_step < self.first:
-            rank_zero_warn(
-                f"the training ends after {self._last_step} steps, before its descriptors are "
-                f"clustered for the first time after {self.first}: keypoints will have no names"
-            )
+        self._warn_unclustered(self._last_step)
         if self._table is None:
             self._begin()
         else:
@@ -294,6 +290,8 @@ class RoundsMethod(Method):
     def on_train_epoch_end(self) -> None:
         """Begin the round after the last step; the checkpoint that ends the training follows."""
         step = self._step()
+        if self.trainer.should_stop:
+            self._warn_unclustered(step)
         if self.closes and (self.trainer.should_stop or step == self._last_step):
             # Metrics of the last step, whose number is one less, are still to be logged.
             self._begin_round_if_due(logged=step - 1)
@@ -355,6 +353,14 @@ class RoundsMethod(Method):
                 f"'{self.plugin_name}' carries keypoints from image to image and needs to know how",
                 where="pairing",
                 hint="for example 'pairing: synthetic'",
+            )
+
+    def _warn_unclustered(self, steps: float) -> None:
+        """Say so if a training of so many steps ends before there are any clusters."""
+        if self.closes and steps < self.first:
+            rank_zero_warn(
+                f"the training ends after {steps} steps, before its descriptors are clustered for "
+                f"the first time after {self.first}: keypoints will have no names"
             )
 
     def _begin_round_if_due(self, logged: int | None = None) -> None:
