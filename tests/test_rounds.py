@@ -332,7 +332,8 @@ def test_keypoints_move_with_the_images_of_a_pair(name: str) -> None:
     model = method()
     image = torch.arange(6).repeat_interleave(4)
     model.table = KeypointTable.of(6, image, points.flatten(0, 1), torch.ones(24), labels, mirrored)
-    (found, moved), (own, theirs) = model.in_views(pair)
+    (found, moved), (own, theirs), lost = model.in_views(pair)
+    assert lost.shape == (2, 6, 0, 2)
     torch.testing.assert_close(found, pair.source.points, atol=1e-4, rtol=0)
     torch.testing.assert_close(moved, pair.target.points, atol=1e-3, rtol=0)
     assert torch.equal(theirs, labels.view(6, 4))
@@ -353,10 +354,13 @@ def test_keypoints_that_a_flow_hides_are_not_in_the_target() -> None:
     visible = torch.ones(1, 16, 16, dtype=torch.bool)
     visible[:, :, 8:] = False
     pair = Pair(images, images, FlowWarp(flow, visible))
-    (found, moved), _ = model.in_views(pair)
+    (found, moved), _, (none, lost) = model.in_views(pair)
     assert torch.equal(found[0], points)
     torch.testing.assert_close(moved[0, 0], torch.tensor([-0.25, 0.0]))
     assert moved[0, 1].isnan().all()
+    assert none.isnan().all()
+    assert lost[0, 0].isnan().all()
+    torch.testing.assert_close(lost[0, 1], torch.tensor([0.75, 0.0]))
 
 
 # --- what can go wrong ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from landmark_lab.geometry.peaks import peaks
 from landmark_lab.keypoint_network import KeypointMaps, KeypointNetwork
-from landmark_lab.losses.heatmap import Gaussian, gaussian_target, heatmap_regression
+from landmark_lab.losses.heatmap import Gaussian
 from landmark_lab.roles import Backbone, KeypointDetector, Optimiser, Schedule
 from landmark_lab.rounds import Found, RoundsMethod
 
@@ -91,11 +91,6 @@ class ClusteredKeypoints(RoundsMethod):
     def similarity(self, source: Tensor, target: Tensor) -> Tensor:
         """The cosine (B, N, M) of descriptors (B, N, D) and (B, M, D)."""
         return normalize(source, dim=-1) @ normalize(target, dim=-1).mT
-
-    def _detection(self, maps: KeypointMaps, points: Tensor) -> Tensor:
-        """The mean squared error of the detector's map and Gaussians at points (B, M, 2)."""
-        size = (maps.score.shape[-2], maps.score.shape[-1])
-        return heatmap_regression(maps.score, gaussian_target(points, size, self.mark))
 
     def _peaks(self, maps: KeypointMaps) -> Found:
         """The keypoints of the detector's map with their descriptors (B, N, D)."""

@@ -72,9 +72,10 @@ class LandmarkMaps(RoundsMethod):
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The squared error of the maps whose landmark is known, of both images of each pair."""
-        points, labels = (views.flatten(0, 1) for views in self.in_views(batch))
+        views = self.in_views(batch).joined()
         maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
-        return {"detection": landmark_regression(maps, by_label(points, labels, self.count))}
+        points = by_label(views.points, views.labels, self.count)
+        return {"detection": landmark_regression(maps, points)}
 
     def check_teacher(self, teacher: Method) -> None:
         """Refuse a first stage that gives another number of labels.

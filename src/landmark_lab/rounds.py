@@ -78,6 +78,29 @@ class Found(NamedTuple):
     labels: Tensor | None = None
 
 
+class Views(NamedTuple):
+    """The keypoints of both images of B pairs, sources before targets.
+
+    M is the same for all batches of a round.
+
+    Attributes:
+        points: (2, B, M, 2). They may lie outside the image. NaN where there is no keypoint, and in
+            a target where a flow does not lead to it.
+        labels: (2, B, M). In a mirror image, as only sources are, those of the mirrored keypoints.
+        lost: (2, B, L, 2), where the keypoints that a flow does not lead to would be, NaN for all
+            others; without a flow L is 0. They may be hidden or not, so that these places teach
+            neither that there is a keypoint nor that there is none.
+    """
+
+    points: Tensor
+    labels: Tensor
+    lost: Tensor
+
+    def joined(self) -> "Views":
+        """The same with 2B rows instead of (2, B)."""
+        return Views(*(views.flatten(0, 1) for views in self))
+
+
 class UnusableRound(DataError):
     """Nothing can be learned from what was found in a round; the last pseudo-labels are kept."""
 
@@ -224,14 +247,8 @@ class RoundsMethod(Method):
         self._table = table.without_descriptors().to(self.device)
         self.labelled = bool((table.labels >= 0).any())
 
-    def in_views(self, batch: Pair) -> tuple[Tensor, Tensor]:
-        """The keypoints of both images of each pair, sources before targets.
-
-        Returns:
-            Points (2, B, M, 2) and labels (2, B, M); M is the same for all batches of a round.
-            Points may lie outside the image and are NaN where there is none, or where a flow does
-            not lead to the target because it is hidden there. In a mirror image, as only sources
-            are, the labels are those of the mirrored keypoints.
+    def in_views(self, batch: Pair) -> Views:
+        """The keypoints of both images of each pair.
 
         Raises:
             ConfigError: nobody knows how the target follows from the source.
@@ -242,15 +259,18 @@ class RoundsMethod(Method):
         points, labels, mirrored, _ = self.table.padded(batch.source.index)
         if batch.view is not None:
             points = batch.view.to_target(points)
+        moved = warp.to_target(points)
+        lost = moved.new_empty(2, len(moved), 0, 2)
+        if TO_SOURCE not in warp.exact:  # a flow
+            height, width = batch.source.image.shape[-2:]
+            shown = _at(warp.valid((height, width), at="source"), points)[..., None]
+            hidden = moved.masked_fill(shown, torch.nan)
+            lost = torch.stack([torch.full_like(hidden, torch.nan), hidden])
+            moved = moved.masked_fill(~shown, torch.nan)
         in_source = labels
         if batch.mirrored is not None:
             in_source = torch.where(batch.mirrored[:, None], mirrored, labels)
-        moved = warp.to_target(points)
-        if TO_SOURCE not in warp.exact:  # a flow
-            height, width = batch.source.image.shape[-2:]
-            shown = warp.valid((height, width), at="source")
-            moved = moved.masked_fill(~_at(shown, points)[..., None], torch.nan)
-        return torch.stack([points, moved]), torch.stack([in_source, labels])
+        return Views(torch.stack([points, moved]), torch.stack([in_source, labels]), lost)
 
     # --- the rounds ------------------------------------------------------------------------------
 

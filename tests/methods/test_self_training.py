@@ -133,7 +133,7 @@ def test_the_losses_are_those_of_the_paper(
     model = method(**settings)
     pair = learning(model, pairing, clustered=clustered)
     found = model.losses(pair)
-    places, labels, images = model._views(pair)
+    (places, labels, _), images = model._views(pair)
     maps: KeypointMaps = model.network(images)
     draw = model.draw.child("background").uniform(2, 6, 2).transpose(0, 1).flatten(0, 1)
     places = torch.cat([places, background_points(places, draw)], 1)
@@ -175,25 +175,25 @@ def test_without_clusters_a_mirrored_pair_is_mirrored_whole() -> None:
     pair = learning(model, "mirrored", clustered=False)
     assert pair.mirrored is not None
     assert 0 < pair.mirrored.sum() < COUNT
-    points, labels, images = model._views(pair)
+    (points, labels, _), images = model._views(pair)
     assert torch.equal(images[:COUNT], pair.source.image)
     assert torch.equal(labels[:COUNT][~pair.mirrored], labels[COUNT:][~pair.mirrored])
     for row in range(COUNT):
         target = pair.target.image[row]
         expected = target.flip(-1) if pair.mirrored[row] else target
         assert torch.equal(images[COUNT + row], expected)
-        plain = model.in_views(pair)[0][1, row]
+        plain = model.in_views(pair).points[1, row]
         sign = -1 if pair.mirrored[row] else 1
         expected = plain * torch.tensor([sign, 1])
         torch.testing.assert_close(points[COUNT + row], expected, equal_nan=True)
     model.labelled = True
-    assert torch.equal(model._views(pair)[2][COUNT:], pair.target.image)
+    assert torch.equal(model._views(pair)[1][COUNT:], pair.target.image)
     # Learning by equivariance does so throughout, and the mirror image has the mirrored labels.
     model.correspondence = "equivariance"
-    points, labels, again = model._views(pair)
+    (points, labels, _), again = model._views(pair)
     assert torch.equal(again, images)
     assert torch.equal(labels[:COUNT], labels[COUNT:])
-    assert not torch.equal(labels[COUNT:], model.in_views(pair)[1][1])
+    assert not torch.equal(labels[COUNT:], model.in_views(pair).labels[1])
 
 
 # --- what it finds -------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_each_landmark_has_its_map() -> None:
     )[1]
     first = torch.tensor([int((once[:i] == once[i]).sum()) == 0 for i in range(len(once))])
     model._table = model.table.select(first)
-    (points, moved), (labels, _) = model.in_views(pair)
+    (points, moved), (labels, _), _ = model.in_views(pair)
     ordered = by_label(points, labels, 3)
     assert ordered.shape == (COUNT, 3, 2)
     for image in range(COUNT):

@@ -75,7 +75,7 @@ def test_the_losses_are_those_of_the_paper() -> None:
     model, batch = method(), pair()
     model.table, model.draw = keypoints(), BatchDraw.single(3, COUNT)
     found = model.losses(batch)
-    (points, moved), (labels, _) = model.in_views(batch)
+    (points, moved), (labels, _), _ = model.in_views(batch)
     maps = model.network(torch.cat([batch.source.image, batch.target.image]))
     places = torch.cat([points, moved])
     vectors = model.network.sample(maps.descriptors, places)

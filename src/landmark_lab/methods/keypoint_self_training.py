@@ -55,7 +55,7 @@ from landmark_lab.errors import DataError
 from landmark_lab.geometry.distillation import distil, distillation_warps
 from landmark_lab.geometry.peaks import peaks
 from landmark_lab.keypoint_network import LandmarkNetwork
-from landmark_lab.losses.heatmap import Gaussian, gaussian_target, heatmap_regression
+from landmark_lab.losses.heatmap import Gaussian, keypoint_regression
 from landmark_lab.plugin import part, settings
 from landmark_lab.roles import Backbone, KeypointDetector, Optimiser, Schedule
 from landmark_lab.rounds import Found, RoundsMethod, UnusableRound
@@ -129,11 +129,9 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The squared error of the confidence maps of both images of each pair."""
-        points, _ = self.in_views(batch)
+        points, _, lost = self.in_views(batch).joined()
         maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
-        size = (maps.shape[-2], maps.shape[-1])
-        target = gaussian_target(points.flatten(0, 1), size, self.mark)
-        return {"detection": heatmap_regression(maps, target)}
+        return {"detection": keypoint_regression(maps, points, lost, self.mark)}
 
     # --- rounds ----------------------------------------------------------------------------------
 

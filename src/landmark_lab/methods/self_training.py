@@ -49,9 +49,10 @@ from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.rounds import Labelled
 from landmark_lab.keypoint_network import KeypointMaps
 from landmark_lab.losses.contrastive import Contrastive, Described, background_points
+from landmark_lab.losses.heatmap import keypoint_regression
 from landmark_lab.plugin import part, settings
 from landmark_lab.roles import Backbone, KeypointDetector, Optimiser, Schedule
-from landmark_lab.rounds import Found
+from landmark_lab.rounds import Found, Views
 from landmark_lab.seeding import seed_of
 
 Correspondence = Literal["clusters", "equivariance"]
@@ -160,26 +161,26 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The contrastive loss of the descriptors, and the squared error of the detector's map."""
-        points, labels, images = self._views(batch)
-        places = self._background(points)
+        (points, labels, lost), images = self._views(batch)
+        places = self._background(torch.cat([points, lost], 1))
         maps: KeypointMaps = self.network(images, torch.cat([points, places], 1))
         numbers = self._image_numbers(batch)
         return {
             "contrastive": self._contrastive(maps.descriptors, points, places, labels, numbers),
-            "detection": self._detection(maps, points),
+            "detection": keypoint_regression(maps.score, points, lost, self.mark),
         }
 
-    def _views(self, batch: Pair) -> tuple[Tensor, Tensor, Tensor]:
-        """Keypoints (2B, M, 2), labels, and images (2B, 3, H, W): the sources, then the targets."""
-        (points, moved), (labels, theirs) = self.in_views(batch)
-        target = batch.target.image
+    def _views(self, batch: Pair) -> tuple[Views, Tensor]:
+        """Keypoints (2B, M, 2) and images (2B, 3, H, W): the sources, then the targets."""
+        (points, labels, lost), target = self.in_views(batch), batch.target.image
         if batch.mirrored is not None and not self._clustered:
-            flipped = batch.mirrored[:, None, None]
-            moved = torch.where(flipped, _mirrored(moved), moved)
-            target = torch.where(flipped[..., None], target.flip(-1), target)
-            theirs = torch.where(batch.mirrored[:, None], labels, theirs)
-        images = torch.cat([batch.source.image, target])
-        return torch.cat([points, moved]), torch.cat([labels, theirs]), images
+            target = torch.where(batch.mirrored[:, None, None, None], target.flip(-1), target)
+            sources = torch.zeros_like(batch.mirrored)
+            flipped = torch.stack([sources, batch.mirrored])[..., None]
+            points = torch.where(flipped[..., None], _mirrored(points), points)
+            lost = torch.where(flipped[..., None], _mirrored(lost), lost)
+            labels = torch.where(flipped, labels[:1], labels)
+        return Views(points, labels, lost).joined(), torch.cat([batch.source.image, target])
 
     def _image_numbers(self, batch: Pair) -> Tensor:
         """(2B,) numbers of the images that the views show, sources first.
@@ -195,7 +196,7 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         return torch.cat([source, target])
 
     def _background(self, points: Tensor) -> Tensor:
-        """Locations (2B, R, 2) of the background of two views, beside keypoints (2B, M, 2)."""
+        """Locations (2B, R, 2) of the background of two views, away from points (2B, M, 2)."""
         draw = self.draw.child("background").uniform(2, self.background, 2)
         return background_points(points, draw.transpose(0, 1).flatten(0, 1))
 

@@ -45,6 +45,7 @@ from landmark_lab.data.rounds import Labelled, same_place
 from landmark_lab.errors import DataError
 from landmark_lab.keypoint_network import KeypointMaps
 from landmark_lab.losses.contrastive import Contrastive, Described
+from landmark_lab.losses.heatmap import keypoint_regression
 from landmark_lab.plugin import part, settings
 from landmark_lab.roles import Backbone, KeypointDetector, Optimiser, Schedule
 from landmark_lab.rounds import Found
@@ -127,13 +128,13 @@ class SelfTrainingCorrespondence(ClusteredKeypoints, name="self_training_corresp
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """Equation 5.3 of the descriptors, and equation 5.1 of the detector's map."""
-        points, labels = (views.flatten(0, 1) for views in self.in_views(batch))
+        points, labels, lost = self.in_views(batch).joined()
         clustered = points.masked_fill((labels < 0)[..., None], torch.nan)
         images = torch.cat([batch.source.image, batch.target.image])
         maps: KeypointMaps = self.network(images, clustered)
         return {
             "contrastive": self._contrastive(maps.descriptors, clustered, labels),
-            "detection": self._detection(maps, points),
+            "detection": keypoint_regression(maps.score, points, lost, self.mark),
         }
 
     def _contrastive(self, vectors: Tensor, points: Tensor, labels: Tensor) -> Tensor:
