@@ -65,6 +65,11 @@ class InterestPoints(KeypointDetector):
         if not 0 < self.robustness <= 1:
             raise ValueError(f"robustness must be above 0, up to 1, not {self.robustness}")
 
+    @property
+    def content(self) -> str:
+        """The release of OpenCV: another one may find other points."""
+        return f"opencv {cv2.__version__}"
+
     @abstractmethod
     def find(self, grey: Grey) -> Found:
         """All keypoints of one grey image (H, W), in any order; scores are positive."""

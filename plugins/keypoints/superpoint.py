@@ -11,6 +11,7 @@ because it works at the upper and the left border only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,12 +69,18 @@ class SuperPoint(InterestPoints, name="superpoint"):
 
     @property
     def content(self) -> str:
-        """A checksum of the files of a local folder; a model of the hub is known by its name."""
+        """The releases of the libraries, and a checksum of the files of a local folder.
+
+        A model of the hub is known by its name.
+        """
+        libraries = f"{super().content}, transformers {_release()}"
         folder = self._folder()
         if folder is None:
-            return ""
+            return libraries
         files = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]
-        return checksum(part for path in sorted(files) for part in (path.name, sha256(path)))
+        return checksum(
+            [libraries, *(part for path in sorted(files) for part in (path.name, sha256(path)))]
+        )
 
     def prepare(self) -> None:
         """Load the network.
@@ -144,3 +151,10 @@ class SuperPoint(InterestPoints, name="superpoint"):
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return model.to(device).eval()
+
+
+def _release() -> str:
+    try:
+        return version("transformers")
+    except PackageNotFoundError:
+        return "missing"  # what is kept on disk can be read without it

@@ -187,7 +187,7 @@ class KeypointDetector(Plugin, role="keypoints"):
 
     @property
     def content(self) -> str:
-        """What the settings only name, e.g. a checksum of a file of weights; empty by default.
+        """What the settings do not say: a file's checksum, a library's release; empty by default.
 
         Raises:
             DataError: there is no such file.

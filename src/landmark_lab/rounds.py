@@ -145,12 +145,14 @@ class RoundsMethod(Method):
         labelled: whether some keypoint of the table has a label.
         afresh: whether every renewal starts the network and the optimiser's state afresh.
         closes: whether the end of the training begins another round, see the module's text.
+        reads_descriptors: whether ``relabel`` reads those of a detector in round 0.
     """
 
     # The criterion prefers the weights of early rounds: what few sure keypoints a network finds
     # then follows a warp well, and later rounds add to them.
     keeps_best = False
     closes: ClassVar[bool] = False
+    reads_descriptors: bool = True
     network: KeypointNetwork | LandmarkNetwork
     mirror: bool = False
 
@@ -419,11 +421,14 @@ class RoundsMethod(Method):
             self._renew(self._detected(self.start), lambda table: self.relabel(table, 0), 0)
 
     def _detected(self, detector: KeypointDetector) -> KeypointTable:
-        """What a detector finds in the training images, in every process."""
+        """What a detector finds in the training images; in the first process."""
         data = self._data
-        found = detect_keypoints(data, "train", detector, data.draw_seed)
+        found = detect_keypoints(
+            data, "train", detector, data.draw_seed, descriptors=self.reads_descriptors
+        )
         used = torch.zeros(found.images, dtype=torch.bool)
-        used[torch.from_numpy(data.training_rows())] = True
+        # All processes have the same ones: the first need not be sent them.
+        used[torch.from_numpy(data.training_rows())] = self.trainer.is_global_zero
         return found.select(used[found.image])
 
     def _survey(self, method: "RoundsMethod") -> KeypointTable:

@@ -91,6 +91,6 @@ def test_the_pretended_gpu_is_as_strict_as_a_real_one() -> None:
 def test_on_a_gpu(rule: Rule) -> None:
     descriptors, image = blobs(3000, 6, noise=0.1), torch.arange(3000) // 7
     found = clusters(descriptors.cuda(), image, rule)
-    assert found.pop("worker") in ("torch on cuda:0", "faiss on cuda")
+    assert found.pop("worker") in ("torch on cuda:0", "faiss on cuda:0")
     assert all(value.is_cuda for value in found.values())
     assert found["centroids"].isfinite().all()

@@ -1,5 +1,6 @@
 """Two processes cluster what one process clusters, bit for bit."""
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +54,11 @@ def refuse_oddly(rows: Rows) -> dict[str, Any]:
     raise Odd("cannot be sent")
 
 
+def take_long(rows: Rows) -> dict[str, Any]:
+    time.sleep(4)
+    return {"rows": len(rows["image"])}
+
+
 def work(rank: int, folder: str) -> dict[str, Any]:
     dist.init_process_group(
         "gloo",
@@ -73,6 +79,15 @@ def work(rank: int, folder: str) -> dict[str, Any]:
             once_for_all(function, **keypoints([rank + 4]))
         except Exception as error:
             found[function.__name__] = error
+    dist.destroy_process_group()
+    dist.init_process_group(
+        "gloo",
+        f"file://{folder}/impatient",
+        timeout=timedelta(seconds=3),
+        rank=rank,
+        world_size=2,
+    )
+    found["take_long"] = once_for_all(take_long, **keypoints([rank + 4]))
     dist.destroy_process_group()
     return found
 
@@ -103,6 +118,7 @@ def test_two_processes_get_what_one_gets(tmp_path: Any) -> None:
     for one in (found, theirs):
         assert isinstance(one["refuse"], DataError)
         assert "round 3: 7 keypoints are too few" in str(one["refuse"])
+        assert one["take_long"] == {"rows": 7}
     assert isinstance(theirs["refuse_oddly"], RuntimeError)
     assert str(theirs["refuse_oddly"]) == "Odd: cannot be sent"
 

@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_labels_and_inertia_belong_to_the_centroids(engine: Engine) -> None:
     assert found.inertia == pytest.approx(nearest.values.square().sum().item(), rel=1e-5)
     assert found.centroids.shape == (10, 16)
     assert found.centroids.dtype == torch.float32
-    assert found.device in ("cpu", "cuda")
+    assert found.device in ("cpu", "cuda:0")
 
 
 @EITHER
@@ -136,15 +137,63 @@ def test_torch_takes_over_where_faiss_is_absent(monkeypatch: pytest.MonkeyPatch)
 
 
 @NEEDS_FAISS
-def test_points_on_a_gpu_stay_there_if_faiss_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_cuda, device, engine in (
-        (True, "cpu", "torch"),
-        (True, "cuda", "faiss"),
-        (False, "cuda", "faiss"),
-        (False, "cpu", "faiss"),
-    ):
-        monkeypatch.setattr(faiss_engine, "device", lambda device=device: device)
-        points = SimpleNamespace(is_cuda=is_cuda)
-        assert faiss_engine.choose(None, points) == engine
-        assert faiss_engine.choose("faiss", points) == "faiss"
-        assert faiss_engine.choose("torch", points) == "torch"
+@pytest.mark.parametrize(
+    ("gpus", "points", "engine", "where"),
+    [
+        (0, "cuda:1", "torch", "cpu"),
+        (2, "cuda:1", "faiss", "cuda:1"),
+        (2, "cpu", "faiss", "cuda:0"),
+        (0, "cpu", "faiss", "cpu"),
+    ],
+)
+def test_faiss_works_on_the_gpu_of_the_points_if_it_has_one(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, points: str, engine: str, where: str
+) -> None:
+    import faiss
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    device = torch.device(points)
+    given: Any = SimpleNamespace(is_cuda=device.type == "cuda", device=device)
+    assert faiss_engine.device(given) == torch.device(where)
+    assert faiss_engine.choose(None, given) == engine
+    assert faiss_engine.choose("faiss", given) == "faiss"
+    assert faiss_engine.choose("torch", given) == "torch"
+
+
+@NEEDS_FAISS
+def test_faiss_takes_one_gpu_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    used: list[int] = []
+
+    def to_gpu(resources: object, number: int, index: Any) -> Any:
+        used.append(number)
+        return index
+
+    def to_all(*_: object, **__: object) -> None:
+        raise AssertionError("all GPUs were asked for")
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    monkeypatch.setattr(faiss.extra_wrappers, "get_num_gpus", lambda: 4, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_all, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    points = blobs(200, 4)
+    there = kmeans(points, 4, seed=0, engine="faiss")
+    assert used == [0]
+    assert there.device == "cuda:0"
+    monkeypatch.undo()
+    assert torch.equal(there.centroids, kmeans(points, 4, seed=0, engine="faiss").centroids)
+
+
+@EITHER
+@pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
+def test_points_that_lie_close_together_far_from_the_origin(engine: Engine, spread: float) -> None:
+    # Descriptors of length 1 that have hardly learned to differ.
+    direction = torch.nn.functional.normalize(torch.ones(16), dim=0)
+    points = direction + spread * blobs(300, 5)
+    found = kmeans(points, 5, seed=0, restarts=3, engine=engine)
+    reference = KMeans(5, n_init=10, random_state=0).fit(points.double().numpy())
+    assert found.inertia == pytest.approx(reference.inertia_, rel=0.02)
+    exact = torch.cdist(points.double(), found.centroids.double()).argmin(1)
+    assert (found.labels == exact).double().mean() > 0.99

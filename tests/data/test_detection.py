@@ -145,6 +145,35 @@ def test_whatever_matters_makes_another_file(pictures: Path, cache: Path, change
     assert len(list(cache.glob("*.npz"))) == 2
 
 
+@pytest.mark.parametrize(("attribute", "value"), [("version", 2), ("content", "other weights")])
+def test_what_the_settings_do_not_say_makes_another_file(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any
+) -> None:
+    detect_keypoints(folder(pictures), "train", detector(), 0)
+    monkeypatch.setattr(Brightest, attribute, value)
+    detect_keypoints(folder(pictures), "train", detector(), 0)
+    assert len(list(cache.glob("*.npz"))) == 2
+
+
+def test_splits_draw_for_themselves(pictures: Path, cache: Path) -> None:
+    def found(split: Any) -> KeypointTable:
+        data = folder(pictures, val_fraction=0.5)
+        return detect_keypoints(data, split, detector("test_drawing"), 0)
+
+    found("train")
+    found("val")
+    assert len(list(cache.glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("name", ["sift", "orb", "superpoint"])
+def test_another_release_of_the_library_is_another_detector(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = detector(name).content
+    monkeypatch.setattr(cv2, "__version__", "9.9.9")
+    assert detector(name).content != before
+
+
 @pytest.mark.parametrize(("name", "files"), [("test_brightest", 1), ("test_drawing", 2)])
 def test_the_seed_matters_where_the_detector_draws(
     pictures: Path, cache: Path, name: str, files: int

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -280,7 +281,9 @@ def test_a_frame_that_is_left_out_leaves_a_gap(tmp_path: Path) -> None:
 # --- the disk ------------------------------------------------------------------------------------
 
 
-def test_it_is_computed_once_and_again_when_something_changes(film: Path, cache: Path) -> None:
+def test_it_is_computed_once_and_again_when_something_changes(
+    film: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Counted.asked = 0
     images = frames(film, Counted())
     images.prepare_flow(progress=False)
@@ -296,7 +299,11 @@ def test_it_is_computed_once_and_again_when_something_changes(film: Path, cache:
     frames(film, Counted(), Preprocess(32)).prepare_flow(progress=False)
     frames(film, Counted(), frame=np.array([0, 1, 2, 3, 5])).prepare_flow(progress=False)
     assert Counted.asked == 8 + 8 + 8 + 6
-    assert len(list(cache.glob("counted_by_test-*.npy"))) == 4
+    for where, name, value in ((Counted, "version", 7), (cv2, "__version__", "9.9.9")):
+        monkeypatch.setattr(where, name, value)
+        frames(film, Counted()).prepare_flow(progress=False)
+    assert Counted.asked == 8 + 8 + 8 + 6 + 8 + 8
+    assert len(list(cache.glob("counted_by_test-*.npy"))) == 6
 
 
 def test_a_damaged_file_is_made_again(

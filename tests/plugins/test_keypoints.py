@@ -262,7 +262,7 @@ def test_superpoints_weights_are_part_of_what_its_results_depend_on(
     assert before == detector("superpoint", weights=weights).content
     (tmp_path / "model.safetensors").write_bytes(b"others")
     assert copied.content != before
-    assert detector("superpoint").content == ""
+    assert detector("superpoint").content not in ("", before)
 
 
 # --- without looking -----------------------------------------------------------------------------

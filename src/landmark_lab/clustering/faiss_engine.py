@@ -36,12 +36,17 @@ def choose(engine: Engine | None, points: Tensor) -> Engine:
         _faiss()
     except MissingDependencyError:
         return "torch"
-    return "torch" if points.is_cuda and device() == "cpu" else "faiss"
+    return "torch" if points.is_cuda and device(points).type == "cpu" else "faiss"
 
 
-def device() -> str:
-    """Where faiss works: ``"cuda"`` or ``"cpu"``."""
-    return "cuda" if _faiss().get_num_gpus() else "cpu"
+def device(points: Tensor) -> torch.device:
+    """Where faiss works on some points: on their GPU, or the first one for points on the CPU.
+
+    One GPU: under DDP the others hold the training of other processes.
+    """
+    if not _faiss().get_num_gpus():
+        return torch.device("cpu")
+    return torch.device("cuda", points.device.index or 0 if points.is_cuda else 0)
 
 
 def lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -56,17 +61,18 @@ def lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, T
         Centroids (k, D) float32 and the nearest one of each point (N,) int64, on the points'
         device.
     """
-    data = points.cpu().numpy()
-    # One GPU, the first one, where the first process is, which clusters: under DDP the others hold
-    # the training of other processes.
-    search = _faiss().Kmeans(
+    faiss, data, where = _faiss(), points.cpu().numpy(), device(points)
+    search = faiss.Kmeans(
         points.shape[1],
         len(centroids),
         niter=iterations,
-        gpu=int(device() == "cuda"),
         min_points_per_centroid=1,
         max_points_per_centroid=len(data),
     )
+    if where.type == "cuda":
+        # `gpu=1` of the constructor would be all GPUs: it is compared with True.
+        resources = faiss.StandardGpuResources()
+        search.index = faiss.index_cpu_to_gpu(resources, where.index, search.index)
     search.train(data, init_centroids=centroids.cpu().numpy())
     _, labels = search.assign(data)
     found = torch.from_numpy(search.centroids).to(points)
@@ -84,8 +90,10 @@ def neighbour_squares(points: Tensor, count: int) -> Tensor:
         (N, count) float32, ascending, on the points' device.
     """
     faiss, data = _faiss(), points.cpu().numpy()
-    if device() == "cuda":
-        squares, _ = faiss.knn_gpu(faiss.StandardGpuResources(), data, data, count)
+    where = device(points)
+    if where.type == "cuda":
+        resources = faiss.StandardGpuResources()
+        squares, _ = faiss.knn_gpu(resources, data, data, count, device=where.index)
     else:
         squares, _ = faiss.knn(data, data, count)
     return torch.from_numpy(squares).to(points.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 Rows = dict[str, Tensor]
+
+# How long the others wait for the first process; a training's own collectives, 30 minutes.
+_PATIENCE = timedelta(days=7)
 
 
 def once_for_all(
@@ -27,6 +31,7 @@ def once_for_all(
     counts once. Without several processes this is a plain call, on the same sorted rows.
 
     To be called by all processes of the default group. If the function raises, all processes raise.
+    It may take longer than that group waits for its members.
 
     Args:
         function: takes the rows, ``"image"`` among the columns, sorted by image and within an image
@@ -49,22 +54,32 @@ def once_for_all(
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return function(_in_order([rows]))
 
-    first = dist.get_rank() == 0
+    # A group on the CPU: descriptors of all images need not fit onto the first GPU once more.
+    group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    try:
+        return _in_first(function, rows, group)
+    finally:
+        dist.destroy_process_group(group)
+
+
+def _in_first(function: Callable[[Rows], dict[str, Any]], rows: Rows, group: Any) -> dict[str, Any]:
+    device, first = rows["image"].device, dist.get_rank() == 0
     parts: list[Any] | None = [None] * dist.get_world_size() if first else None
-    dist.gather_object({name: column.detach().cpu() for name, column in rows.items()}, parts)
+    sent = {name: column.detach().cpu() for name, column in rows.items()}
+    dist.gather_object(sent, parts, group=group)
     outcome: list[Any] = [None]
     if parts is not None:
         try:
-            whole = {name: column.to(image.device) for name, column in _in_order(parts).items()}
+            whole = {name: column.to(device) for name, column in _in_order(parts).items()}
             outcome = [_moved(function(whole), torch.device("cpu"))]
         except Exception as error:
             # The others wait for a result: they must hear of this instead.
-            dist.broadcast_object_list([_portable(error)])
+            dist.broadcast_object_list([_portable(error)], group=group)
             raise
-    dist.broadcast_object_list(outcome)
+    dist.broadcast_object_list(outcome, group=group)
     if isinstance(outcome[0], Exception):
         raise outcome[0]
-    return _moved(outcome[0], image.device)
+    return _moved(outcome[0], device)
 
 
 def _in_order(parts: list[Rows]) -> Rows:

@@ -84,8 +84,11 @@ def kmeans(
 
     used = faiss_engine.choose(engine, points)
     move = faiss_engine.lloyd if used == "faiss" else _lloyd
-    device = faiss_engine.device() if used == "faiss" else str(points.device)
-    given = points[:0] if initial is None else initial
+    device = faiss_engine.device(points) if used == "faiss" else points.device
+    # Distances are what remains of |p|² - 2 p·c + |c|²: less cancels near the origin.
+    origin = points.mean(0)
+    points = points - origin
+    given = points[:0] if initial is None else initial - origin
     best: Clusters | None = None
     for restart in range(restarts if initial is None else 1):
         generator = torch.Generator().manual_seed(seed_of(seed, "k-means++", restart))
@@ -93,7 +96,7 @@ def kmeans(
         squares = squares_to_own(points, centroids, labels)
         inertia = float(squares.sum(dtype=torch.float64))
         if best is None or inertia < best.inertia:
-            best = Clusters(centroids, labels, inertia, used, device)
+            best = Clusters(centroids + origin, labels, inertia, used, str(device))
     assert best is not None
     return best
 

@@ -88,6 +88,8 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
         "early finds little), more initial keypoints"
     )
 
+    reads_descriptors = False
+
     def __init__(
         self,
         landmarks: int = 13,

@@ -152,6 +152,7 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         self.correspondence, self.mirror = correspondence, mirror
         self.pairs, self.background = pairs, background
         self.isolated, self.restarts = isolated, restarts
+        self.reads_descriptors = isolated > 0
         self.centroids_k: Tensor
         self.centroids_m: Tensor
         self.register_buffer("centroids_k", torch.full((landmarks, dimension), torch.nan))
@@ -249,7 +250,7 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
     def relabel(self, found: KeypointTable, number: int) -> Labelled:
         """The double clustering of the descriptors; in round 0 what is not isolated."""
         if number == 0:
-            if found.descriptors is None or not self.isolated:
+            if found.descriptors is None:
                 return Labelled(found)
             alone = isolated(self.to_cluster(found.descriptors), self.isolated)
             return Labelled(found.select(~alone.cpu()))
