@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     given = parser.parse_args()
     if given.videos is None:
-        print("no folder of videos was given")
+        print("not measured: needs a folder of videos, python benchmarks/flow.py VIDEOS")
         return
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -149,6 +149,22 @@ def test_config_shows_what_will_be_used(cli: Cli, small: Path) -> None:
     assert cli("config", small.parent / "shown.yaml").out == result.out
 
 
+def test_config_has_constructors_judge_their_values(cli: Cli, small: Path) -> None:
+    text = yaml.safe_dump({**SETTINGS, "stages": {"one": {}, "two": {"method": {"landmarks": 6}}}})
+    small.write_text(text)
+    assert cli("config", small).code == 0
+    result = cli("config", small, "stages.two.method.landmarks=0")
+    assert result.code == 2
+    assert result.err.startswith("error: stages.two.method: ")
+    result = cli("config", small, "pairing={name: frames, step: 0}")
+    assert result.code == 2
+    assert "pairing: step must be at least 1, not 0" in result.err
+
+
+def test_config_looks_at_no_data(cli: Cli, small: Path) -> None:
+    assert cli("config", small, "data={name: folder, root: missing}").code == 0
+
+
 # --- list ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from landmark_lab.cli.reproduce import comparison, summarised
 from landmark_lab.cli.scored import parse_protocol
-from landmark_lab.config import Experiment
+from landmark_lab.config import Experiment, read
 from landmark_lab.data.keypoints import KeypointTable
 from landmark_lab.data.results import Predictions
 from landmark_lab.data.rounds import Labelled, write_round
@@ -23,6 +23,7 @@ from landmark_lab.files import sha256
 from landmark_lab.plugin import build
 from landmark_lab.roles import ImageData, Protocol
 from tests.command_line import Cli
+from tests.evaluation.test_comparison import with_warps
 from tests.evaluation.test_protocols import scene
 
 DATA = {"name": "toy_faces", "size": 32}
@@ -43,10 +44,9 @@ def make_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     own = replace(found.provenance, data=data, checkpoint=sha256(checkpoint))
     save_predictions(replace(found, provenance=own), folder / "predictions" / "best.npz")
-    blind = replace(scene(noise=1.0).provenance, data=data)
-    save_predictions(
-        replace(scene(noise=1.0), provenance=blind), folder / "predictions" / "untrained.npz"
-    )
+    blind = replace(scene(noise=1.0).provenance, data=data, warps=own.warps)
+    untrained = with_warps(replace(scene(noise=1.0), provenance=blind))
+    save_predictions(untrained, folder / "predictions" / "untrained.npz")
     built = [build(Protocol, one) for one in protocols]
     results = evaluate(
         folder / "predictions" / "best.npz", built, folder / "predictions" / "untrained.npz"
@@ -217,13 +217,35 @@ class TestCompare:
         result = cli("compare", run, other)
         assert result.code == 0, result.err
         assert result.out.count("A is better") == 1
-        left = "not compared, because not all runs have it with these settings: "
-        assert f"{left}forward_nme\n" in result.out
-        assert f"{left}forward_nme(annotated=7)" in result.out
+        left = " was not compared, because not all runs have it with these settings\n"
+        assert f"\nforward_nme{left}" in result.out
+        assert f"\nforward_nme(annotated=7){left}" in result.out
         given = cli("compare", run, other, "--protocol", "forward_nme,annotated=5")
         assert "forward_nme(annotated=5)" in given.out
         bare = make_run(tmp_path / "c", scene(), (few,))
         assert "the runs have no protocol in common" in cli("compare", run, bare).err
+
+    def test_one_that_cannot_be_compared_leaves_the_others(self, cli: Cli, tmp_path: Path) -> None:
+        both = ("forward_nme", "equivariance")
+        runs = [
+            make_run(tmp_path / name, with_warps(scene(warps={"name": name})), both)
+            for name in ("a", "b")
+        ]
+        result = cli("compare", *runs)
+        assert result.code == 0, result.err
+        assert result.out.count("A is better") == 1
+        (line,) = (line for line in result.out.splitlines() if "was not compared" in line)
+        assert line.startswith(f"equivariance was not compared, because {runs[1]}")
+        assert "(warps.name: 'a' -> 'b')" in line
+        asked = cli("compare", *runs, "--protocol", "forward_nme", "--protocol", "equivariance")
+        assert asked.code == 2
+        assert not asked.out
+        assert "is not measured like" in asked.err
+        only = [
+            make_run(tmp_path / f"only_{name}", with_warps(scene(warps={"name": name})), both[1:])
+            for name in ("a", "b")
+        ]
+        assert "is not measured like" in cli("compare", *only).err
 
     def test_mistakes(self, cli: Cli, run: Path, tmp_path: Path) -> None:
         assert "At least two" in cli("compare", run).err
@@ -237,6 +259,17 @@ class TestCompare:
         files = [folder / "predictions" / "best.npz" for folder in (run, old)]
         assert "by which protocol?" in cli("compare", *files).err
         assert cli("compare", *files, "--protocol", "forward_nme").code == 0
+
+
+def test_rows_that_need_a_gpu_for_days_are_reproduced_last() -> None:
+    experiments = Path(__file__).parents[1] / "experiments"
+    having = {
+        path.stem: [*read(path).rows]
+        for path in experiments.rglob("*.yaml")
+        if "sweeps" not in path.parts and "\n  paper:" in path.read_text(encoding="utf-8")
+    }
+    assert {"correspondence", "template", "faces"} <= having.keys()
+    assert {name: rows[-1] for name, rows in having.items()} == dict.fromkeys(having, "paper")
 
 
 class TestReproduced:

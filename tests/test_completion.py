@@ -70,8 +70,8 @@ def test_a_complete_experiment_stays_as_it_is(tmp_path: Path) -> None:
         (["trainer.plugins=[]"], ["trainer.plugins: cannot be set here"]),
         (["pairing=null"], ["pairing: the method 'factorized' needs pairs whose warp is known"]),
         (["pairing=random"], ["pairing: the method 'factorized' needs pairs whose warp is known"]),
-        (["stages.late.method.landmark=1"], ["stages.late.method.landmark", "'landmarks'?"]),
-        (["stages.late.trainer.max_step=1"], ["stages.late.trainer.max_step", "'max_steps'?"]),
+        (["stages.train.method.landmark=1"], ["stages.train.method.landmark", "'landmarks'?"]),
+        (["stages.train.trainer.max_step=1"], ["stages.train.trainer.max_step", "'max_steps'?"]),
     ],
 )
 def test_a_mistake_is_named_with_its_path(

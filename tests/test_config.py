@@ -301,6 +301,19 @@ def test_an_unknown_row_names_the_nearest(table: Path, tmp_path: Path) -> None:
         read(write(tmp_path, SMALL, "s.yaml"), row="k10")
 
 
+@pytest.mark.parametrize("override", ["stages.secnd.method.landmarks=1", "stages={secnd: {}}"])
+def test_an_override_for_a_stage_that_there_is_not_names_the_nearest(
+    table: Path, tmp_path: Path, override: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(table, [override])
+    message = str(caught.value)
+    assert message.startswith("stages.secnd: there is no stage 'secnd' in ")
+    assert message.endswith("allowed: first, other, second; did you mean 'second'?")
+    with pytest.raises(ConfigError, match=r"no stage 'late'.*; allowed: train$"):
+        read(write(tmp_path, SMALL, "s.yaml"), ["stages.late.trainer.max_steps=1"])
+
+
 def test_a_misspelt_override_is_an_error(table: Path) -> None:
     with pytest.raises(ConfigError, match=r"mehtod: unknown key 'mehtod'.*did you mean 'method'"):
         read(table, ["mehtod.landmarks=3"])

@@ -135,10 +135,16 @@ def test_resuming_inside_any_round_equals_the_uninterrupted_run(tmp_path: Path) 
         assert (folder / "rounds" / STAGE / name).read_bytes() == content
 
 
-def trained(folder: Path, steps: int, resume: Path | None = None, **more: Any) -> Path:
+def trained(
+    folder: Path,
+    steps: int,
+    resume: Path | None = None,
+    method: dict[str, Any] = SMALL,
+    **more: Any,
+) -> Path:
     """A run of so many steps; rounds begin after 2, 5 and 8."""
     trainer = {**SETTINGS["trainer"], "max_epochs": -1, "max_steps": steps}
-    path = experiment(folder, trainer=trainer)
+    path = experiment(folder, trainer=trainer, method=method)
     return run(read(path), folder / f"runs{steps}", resume=resume, **more)
 
 
@@ -218,6 +224,48 @@ def test_a_training_that_is_stopped_before_the_first_clustering_says_so(tmp_path
     with pytest.warns(UserWarning, match="ends after 1 steps, before its descriptors"):
         folder = trained(tmp_path, 100, callbacks=[Stop()])
     assert last_checkpoint(folder)["rounds"]["number"] == 0
+
+
+TEMPLATE: dict[str, Any] = {
+    "name": "keypoint_self_training",
+    "keypoints": "grid",
+    "backbone": SMALL["backbone"],
+    "every": 4,
+    "threshold": 0.0,
+}
+
+
+def test_a_last_round_that_is_cut_short_is_said(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    trained(tmp_path / "whole", 8, method=TEMPLATE)
+    assert not [w for w in recwarn if "its last round" in str(w.message)]
+    trained(tmp_path / "cut", 5, method=TEMPLATE)
+    (said,) = [str(w.message) for w in recwarn if "its last round" in str(w.message)]
+    assert "ends after 5 steps: its last round, which starts with new weights, has 1 of 4" in said
+
+
+def test_parts_that_would_start_afresh_cannot_be_frozen(tmp_path: Path) -> None:
+    frozen = {"method": TEMPLATE, "freeze": ["network.backbone"]}
+    with pytest.raises(ConfigError, match="freeze: 'keypoint_self_training' starts with new wei"):
+        run(read(experiment(tmp_path, stages={STAGE: frozen})), tmp_path)
+    assert not (tmp_path / "rounds").exists()
+
+
+def test_a_schedule_that_follows_what_is_not_logged_is_refused(tmp_path: Path) -> None:
+    method = {**SMALL, "schedule": {"name": "plateau"}}
+    with pytest.raises(ConfigError, match="the schedule follows 'val/loss', which was not logged"):
+        run(read(experiment(tmp_path, method=method)), tmp_path)
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    class Diverge(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: object) -> None:
+            if trainer.global_step == 3:
+                torch.nn.init.constant_(module.network.detector.weight, torch.nan)
+
+    with pytest.warns(UserWarning, match="collapse: the loss is nan at step 4"):
+        trained(tmp_path, 6, callbacks=[Diverge()])
 
 
 def test_a_trained_method_is_loaded_without_its_table(tmp_path: Path) -> None:

@@ -92,15 +92,31 @@ class Frames(Pairing, name="frames"):
         Raises:
             DataError: there are none.
         """
+        after, before = self._around(images)
+        return self._some(after + before >= self.step)
+
+    def sources(self, images: Images) -> NDArray[np.int64]:
+        """The images that ``step`` successive frames follow.
+
+        Raises:
+            DataError: there are none.
+        """
+        after, _ = self._around(images)
+        return self._some(after >= self.step)
+
+    def _around(self, images: Images) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) and (N,), frames after each one and before it, as far as they matter."""
         following = _following(images)
-        # Frames after each one, and before it, as far as they matter.
         after = np.zeros(len(images), np.int64)
         before = np.zeros(len(images), np.int64)
         linked = np.flatnonzero(following >= 0)
         for _ in range(self.step):
             after[linked] = 1 + after[following[linked]]
             before[following[linked]] = 1 + before[linked]
-        found = np.flatnonzero(after + before >= self.step)
+        return after, before
+
+    def _some(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        found = np.flatnonzero(chosen)
         if not len(found):
             raise self._error("there are no")
         return found

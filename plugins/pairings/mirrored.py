@@ -64,6 +64,10 @@ class Mirrored(Pairing, name="mirrored"):
         """Those of the other pairing."""
         return self.pairing.rows(images)
 
+    def sources(self, images: Images) -> NDArray[np.int64]:
+        """Those of the other pairing."""
+        return self.pairing.sources(images)
+
     def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:
         """The pairs, the source mirrored where a draw of its own says so."""
         pair = self.pairing.pair(members, draw)

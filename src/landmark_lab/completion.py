@@ -1,6 +1,7 @@
 """Checking an experiment against what is installed, before anything is loaded or built.
 
-Every plugin, key and value is checked, every default filled in; see ``plugin.check``.
+Every plugin, key and value is checked, every default filled in; see ``plugin.check``. What only a
+constructor knows, e.g. which two values do not go together, is found out by :func:`try_out`.
 """
 
 import inspect
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
@@ -69,6 +71,20 @@ def complete(experiment: Experiment) -> Experiment:
         _check_labels(stages[name], stages)
     log = complete_log(experiment.log)
     return replace(experiment, stages=stages, evaluate=evaluate, log=log)
+
+
+def try_out(experiment: Experiment) -> None:
+    """Build the methods and pairings of a complete experiment once, as a training does.
+
+    Their constructors load nothing. Those of data may: they look at folders and read annotations.
+
+    Raises:
+        ConfigError: a constructor refuses a value.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for stage in experiment.stages.values():
+            build(Method, stage.method, stage.where("method"))
+            build(Pairing, stage.pairing, stage.where("pairing"))
 
 
 def _complete(stage: Stage) -> Stage:

@@ -168,7 +168,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), row: str | None = None
 
     Raises:
         ConfigError: the file is missing or no YAML (with line and column), an unknown key, a wrong
-            type, an unknown row, a malformed override.
+            type, an unknown row, a malformed override or one for a stage that there is not.
     """
     path = Path(path)
     parsed = [parse_override(text) for text in overrides]
@@ -185,9 +185,26 @@ def read(path: str | Path, overrides: Iterable[str] = (), row: str | None = None
             )
         changes = _row(row, rows[row]).set
         document = _apply(document, [(_keys(key), value) for key, value in changes.items()])
+    _check_stages(parsed, document, path)
     document = _apply(document, parsed)
     _check_keys(document, _TOP, "")
     return _experiment(_resolved(document, str(path)), path.stem, row)
+
+
+def _check_stages(overrides: Sequence[Override], document: Plain, path: Path) -> None:
+    """Refuse overrides for a stage that there is not: a misspelt name would be another stage."""
+    known = _mapping(document.get("stages"), "stages") or {_ONLY_STAGE: {}}
+    for keys, value in overrides:
+        if keys[0] != "stages":
+            continue
+        for name in keys[1:2] or _mapping(value, "stages"):
+            if name not in known:
+                raise ConfigError(
+                    f"there is no stage '{name}' in {path}",
+                    where=f"stages.{name}",
+                    got=name,
+                    allowed=known,
+                )
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:

@@ -30,7 +30,7 @@ class LandmarkLabError(Exception):
         hint: what to do about it.
 
     Attributes:
-        where: as given.
+        where: as given; whoever lets an error pass and knows the place better may set it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LandmarkLabError(Exception):
         allowed: Iterable[str] | str | None = None,
         hint: str | None = None,
     ) -> None:
-        parts = [f"{where}: {what}" if where else what]
+        parts = [what]
         if allowed is not None:
             names = None if isinstance(allowed, str) else sorted(allowed)
             parts.append(f"allowed: {allowed if names is None else ', '.join(names) or 'nothing'}")
@@ -51,8 +51,11 @@ class LandmarkLabError(Exception):
                 parts.append(f"did you mean '{close}'?")
         if hint:
             parts.append(hint)
-        super().__init__("; ".join(parts))
-        self.where = where
+        self.where, self._text = where, "; ".join(parts)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self._text}" if self.where else self._text
 
 
 class ConfigError(LandmarkLabError, ValueError):

@@ -18,6 +18,7 @@ Lightning does the running; this file puts the parts together and says which fil
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from landmark_lab.callbacks.csv_log import CsvLog, column
 from landmark_lab.callbacks.early_stop import EarlyStop, EarlyStopSettings
 from landmark_lab.callbacks.embedding_health import EmbeddingHealth
 from landmark_lab.callbacks.estimate import Estimate
+from landmark_lab.callbacks.finite import Finite
 from landmark_lab.callbacks.health import Health
 from landmark_lab.callbacks.pictures import Pictures
 from landmark_lab.callbacks.plain_progress import PlainProgress
@@ -102,8 +104,9 @@ def run(
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     stages: dict[str, _Stage] = {}
     for name, stage in experiment.stages.items():
-        stages[name] = _Stage(stage, experiment.seed)
-        stages[name].check(stages)
+        with _errors_of(stage):
+            stages[name] = _Stage(stage, experiment.seed)
+            stages[name].check(stages)
     _check_evaluation(experiment, list(stages.values())[-1])
     folder = open_run(resume, experiment) if resume else new_run(root, experiment, command)
     with in_use(folder), log.open(folder):
@@ -206,10 +209,18 @@ class _Stage:
     def _check_early_stop(self) -> None:
         if self.stage.early_stop is None:
             return
-        where = self.stage.where("early_stop")
+        where, monitor = self.stage.where("early_stop"), self.stage.early_stop["monitor"]
         if not len(self.data.images("val")):
             raise ConfigError("there are no validation images to stop by", where=where)
-        if self.stage.early_stop["monitor"] == CRITERION and not self._judged():
+        if isinstance(self.method, RoundsMethod) and not (self._judged() and monitor == CRITERION):
+            raise ConfigError(
+                f"the method '{self.method.plugin_name}' logs no '{monitor}': validation images "
+                "have no pseudo-labels",
+                where=f"{where}.monitor",
+                allowed=[CRITERION] if self._judged() else [],
+                hint="trainer.max_steps says how long it trains",
+            )
+        if monitor == CRITERION and not self._judged():
             raise ConfigError(
                 f"the method '{self.method.plugin_name}' has no label-free criterion",
                 where=f"{where}.monitor",
@@ -350,6 +361,7 @@ class _Stage:
         yield WriteCard(checkpoint.card(self.method, self.data, self.seed, self.stage.name))
         if not sys.stderr.isatty():
             yield PlainProgress()
+        yield Finite()
         if resumed:
             yield ScheduleCheck(f"{self.stage.where('method')}.schedule")
         if self._judged():
@@ -413,6 +425,18 @@ class _Stage:
         """The parts of the method that are methods themselves."""
         parts = self.method.named_children()
         return {name: part for name, part in parts if isinstance(part, Method)}
+
+
+@contextmanager
+def _errors_of(stage: Stage) -> Iterator[None]:
+    """Name the stage in errors of its parts, which know their section of the file only."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        section, dot, rest = (error.where or "").partition(".")
+        if section in stage.own:
+            error.where = stage.where(section) + dot + rest
+        raise
 
 
 def _new_trainer(where: str, **arguments: Any) -> Trainer:

@@ -292,6 +292,14 @@ class Pairing(Plugin, role="pairing"):
         """
         return np.arange(len(images))
 
+    def sources(self, images: Images) -> NDArray[np.int64]:
+        """Of the items, rising, those that are the source of their pair: by default all.
+
+        Raises:
+            DataError: no pair can be made of any.
+        """
+        return self.rows(images)
+
     @abstractmethod
     def pair(self, members: tuple[Sample, ...], draw: BatchDraw) -> Pair:
         """Make the pairs of a batch on the device; images are float in [0, 1]."""
@@ -418,7 +426,12 @@ class ImageData(Plugin, LightningDataModule, role="data"):
             DataError: there are too few.
         """
         images = self._some_images("train")
-        paired = None if self._pairing is None else self._pairing.rows(images)
+        paired = None
+        if self._pairing is not None:
+            # The sources of all items are items. Those of some items need not be among these; but
+            # what is looked up by a source (pseudo-labels) is known of the images trained on alone.
+            some = self._loader.images is not None
+            paired = self._pairing.sources(images) if some else self._pairing.rows(images)
         return training_rows(images, self._loader.images, self._seed, self._only_annotated, paired)
 
     def validation_rows(self) -> NDArray[np.int64]:
@@ -610,7 +623,7 @@ class Method(Plugin, LightningModule, role="method"):
         if terms.keys() != self.weights.keys():
             raise ConfigError(
                 f"the loss terms {sorted(terms)} and the weights {sorted(self.weights)} differ",
-                where=f"method.{self.plugin_name}.weights",
+                where="method.weights",
             )
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         values = torch.stack([*terms.values(), total]).detach()
@@ -641,7 +654,7 @@ class Method(Plugin, LightningModule, role="method"):
                 if config.monitor not in self.trainer.callback_metrics:
                     raise ConfigError(
                         f"the schedule follows '{config.monitor}', which was not logged",
-                        where=f"method.{self.plugin_name}.schedule.monitor",
+                        where="method.schedule.monitor",
                         got=config.monitor,
                         allowed=list(self.trainer.callback_metrics),
                     )

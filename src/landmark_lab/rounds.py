@@ -27,6 +27,7 @@ See ``data/rounds.py`` for both.
 Convention: points are (x, y) in [-1, 1], ±1 being the outer edges of the border pixels.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,7 +224,7 @@ class RoundsMethod(Method):
         if not isinstance(teacher, RoundsMethod) or teacher.concluded is None:
             raise ConfigError(
                 f"the method '{teacher.plugin_name}' labels no keypoints to learn from",
-                where=f"method.{self.plugin_name}.labels",
+                where="method.labels",
                 hint="name a stage of one of the methods that are called ...self_training...",
             )
 
@@ -285,7 +286,7 @@ class RoundsMethod(Method):
     def on_train_start(self) -> None:
         """Make the pseudo-labels of the first round, unless the run continues."""
         self._last_step = self.trainer.estimated_stepping_batches
-        self._warn_unclustered(self._last_step)
+        self._warn_of_end(self._last_step)
         if self._table is None:
             self._begin()
         else:
@@ -311,9 +312,10 @@ class RoundsMethod(Method):
 
     def on_train_epoch_end(self) -> None:
         """Begin the round after the last step; the checkpoint that ends the training follows."""
+        super().on_train_epoch_end()
         step = self._step()
         if self.trainer.should_stop:
-            self._warn_unclustered(step)
+            self._warn_of_end(step)
         if self.closes and (self.trainer.should_stop or step == self._last_step):
             # Metrics of the last step, whose number is one less, are still to be logged.
             self._begin_round_if_due(logged=step - 1)
@@ -331,6 +333,20 @@ class RoundsMethod(Method):
         if KEY in checkpoint:
             self.number = int(checkpoint[KEY]["number"])
             self.table = KeypointTable.from_state(checkpoint[KEY]["table"])
+
+    def freeze_parts(self, parts: Sequence[str]) -> None:
+        """Keep parts as they are, unless all weights are made anew in every round.
+
+        Raises:
+            ConfigError: there is no such part, or it would be made anew and never be trained.
+        """
+        super().freeze_parts(parts)
+        if parts and self.afresh:
+            raise ConfigError(
+                f"'{self.plugin_name}' starts with new weights in every round, frozen ones too",
+                where="freeze",
+                allowed="nothing where rounds start afresh",
+            )
 
     def check_size(self, size: int) -> None:
         """Check that the backbone's map covers images of that size.
@@ -377,12 +393,20 @@ class RoundsMethod(Method):
                 hint="for example 'pairing: synthetic'",
             )
 
-    def _warn_unclustered(self, steps: float) -> None:
-        """Say so if a training of so many steps ends before there are any clusters."""
+    def _warn_of_end(self, steps: float) -> None:
+        """Say so if a training of so many steps ends without clusters, or with a cut round."""
         if self.closes and steps < self.first:
             rank_zero_warn(
                 f"the training ends after {steps} steps, before its descriptors are clustered for "
                 f"the first time after {self.first}: keypoints will have no names"
+            )
+        if not self.afresh or steps <= self.first or not math.isfinite(steps):
+            return
+        last = (steps - self.first) % self.every if self.every else 0
+        if last:
+            rank_zero_warn(
+                f"the training ends after {steps} steps: its last round, which starts with new "
+                f"weights, has {last} of {self.every}"
             )
 
     def _begin_round_if_due(self, logged: int | None = None) -> None:
@@ -519,12 +543,13 @@ class RoundsMethod(Method):
         if self._table is None:
             raise DataError(
                 f"{problem}, so there is nothing to begin with",
-                where=f"method.{self.plugin_name}",
+                where="method",
                 hint="another keypoint detector, lower thresholds, or larger images",
             )
         rank_zero_warn(
             f"round {self.number}: {problem}; the pseudo-labels of the round before are kept"
         )
+        self._show(round=self.number, keypoints=len(self._table) / len(self._data.training_rows()))
 
     def _say(self, change: Change, before: KeypointTable | None, step: int) -> None:
         rank_zero_info(str(change))

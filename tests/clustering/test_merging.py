@@ -82,6 +82,18 @@ def test_the_radius_is_one_cell() -> None:
     assert merge(points, found)[0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("cells", [24, 40, 48, 50, 60, 64])
+def test_points_a_cell_apart_are_within_one_whatever_the_size_of_the_map(cells: int) -> None:
+    cell, found = 2 / cells, torch.ones(cells - 1, 2, dtype=torch.bool)
+    column = (torch.arange(cells - 1) + 0.75) * cell - 1  # at a quarter of a cell, in float32
+    for apart, expected in ((1.0, [0, 0]), (1.25, [0, 1])):
+        there = (torch.arange(cells - 1) + 0.75 + apart) * cell - 1
+        points = torch.stack(
+            [torch.stack([x, torch.zeros_like(x)], -1) for x in (column, there)], 1
+        )
+        assert merge(points, found, 1.0, cell)[0].tolist() == expected
+
+
 def test_channels_that_never_fire_stay_alone_and_nothing_is_nan() -> None:
     points = torch.full((5, 3, 2), torch.nan)
     found = torch.zeros(5, 3, dtype=torch.bool)

@@ -82,6 +82,17 @@ def test_fewer_landmarks_than_points():
     assert [row["landmark"] is None for row in score.per_landmark] == (~having).tolist()
 
 
+def test_landmarks_that_were_never_found_are_not_counted():
+    scene = found()
+    for split in scene.splits.values():
+        split.landmarks[:, 2:] = np.nan
+    expected = "3 of 5 points have no landmark and count as missed: 2 of 6 landmarks were found"
+    assert expected in ASSIGNED.score(scene).notes[0]
+    scene = found()
+    scene.splits["test"].landmarks[:, 2:] = np.nan  # these have points, from the training images
+    assert not any("have no landmark" in note for note in ASSIGNED.score(scene).notes)
+
+
 def test_the_assignment_is_that_of_the_training_images():
     """Landmarks that change places in the test images are wrong there."""
     scene = found(noise=0.01)

@@ -1,6 +1,7 @@
 """Exporting predictions, and reading them back."""
 
 import json
+import pickle
 from dataclasses import fields, replace
 
 import numpy as np
@@ -266,9 +267,13 @@ class TestRefusals:
         path = tmp_path / "x.npz"
         with pytest.raises(DataError, match="there is no such file"):
             load_predictions(path)
+        for content in (b"forward_nme: 3\n", b"{}", pickle.dumps([1])):
+            path.write_bytes(content)
+            with pytest.raises(DataError, match=r"x\.npz: is not a file of predictions$"):
+                load_predictions(path)
         with path.open("wb") as stream:
             np.save(stream, np.zeros(3))
-        with pytest.raises(DataError, match="not a file of predictions"):
+        with pytest.raises(DataError, match=r"is not a file of predictions$"):
             load_predictions(path)
         np.savez(path, a=np.zeros(3))
         with pytest.raises(DataError, match="is not a file of predictions"):

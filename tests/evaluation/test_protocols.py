@@ -13,7 +13,7 @@ from landmark_lab.errors import ConfigError, DataError
 from landmark_lab.evaluation import evaluate, labels, table
 from landmark_lab.evaluation.predictions import save_predictions
 from landmark_lab.evaluation.protocols.backward_nme import BackwardNme
-from landmark_lab.evaluation.protocols.equivariance import Equivariance
+from landmark_lab.evaluation.protocols.equivariance import Equivariance, why_lost
 from landmark_lab.evaluation.protocols.forward_nme import ForwardNme
 from landmark_lab.plugin import available, build
 from landmark_lab.roles import Protocol
@@ -369,9 +369,33 @@ class TestEquivariance:
         assert [round(row["lost"]) for row in score.per_landmark] == [1, 1, 0, 1]
         assert score.values["criterion"].value > 0.75
         notes = " ".join(score.notes)
-        assert "3 of 4 landmarks err by more" in notes
+        assert "1 of 4 landmarks err by more than they move over images: 3" in notes
+        assert "2 of 4 landmarks are nearer to another landmark than they err: 0, 1" in notes
         assert "1 of 4 landmarks hardly move: 3" in notes
         assert "only 2 of 4 landmarks are different" in notes
+
+    def test_every_lost_landmark_is_told_once_and_why(self):
+        """Never found; found, but never in a warped copy; erring; too near another one."""
+        generator = np.random.default_rng(5)
+        middle = generator.uniform(-0.6, 0.6, (40, 1, 2))
+        places = np.array([[0, 0], [0.1, 0.3], [-0.3, 0], [0.2, -0.3], [0.22, -0.3], [0.3, 0.2]])
+        landmarks = np.float32(middle + places)
+        landmarks[:, 0] = np.nan
+        warped = np.float32(landmarks + generator.normal(size=landmarks.shape) * 0.01)
+        warped[:, 1] = np.nan
+        warped[:, 2] += 5
+        warped[:, 3:5] += 0.1  # their spread is 0.35, they are 0.02 apart
+        found = predictions([landmarks] * 2, [np.zeros((40, P, 2))] * 2, warps={"name": "x"})
+        test = replace(found.splits["test"], warped=warped, expected=landmarks)
+        score = Equivariance(resamples=10).score(replace(found, splits={"test": test}))
+        assert score.notes[:3] == (
+            "2 of 6 landmarks were never found in both an image and its warped copy: 0, 1",
+            "1 of 6 landmarks err by more than they move over images: 2",
+            "2 of 6 landmarks are nearer to another landmark than they err: 3, 4",
+        )
+        lost = why_lost(score.per_landmark)
+        assert lost == ([0, 1], [2], [3, 4])
+        assert why_lost(json.loads(json.dumps(score.to_dict()))["per_landmark"]) == lost
 
     def test_one_landmark(self):
         found = self.scene()

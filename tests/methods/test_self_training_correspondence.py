@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,13 +15,16 @@ from landmark_lab import checkpoint
 from landmark_lab.config import read
 from landmark_lab.data.batch import Pair, Sample
 from landmark_lab.data.keypoints import KeypointTable
-from landmark_lab.data.rounds import read_round
+from landmark_lab.data.rounds import read_round, write_round
 from landmark_lab.errors import ConfigError, DataError, LandmarkLabError
 from landmark_lab.experiment import run
 from landmark_lab.losses.heatmap import Gaussian, gaussian_target
 from landmark_lab.methods.merging_detector import MergingDetector, _relabelled
 from landmark_lab.methods.self_training_correspondence import SelfTrainingCorrespondence
 from landmark_lab.plugin import build
+from landmark_lab.report.blocks import Charts
+from landmark_lab.report.context import Context
+from landmark_lab.report.sections.clusters import clusters
 from landmark_lab.roles import Embedding, Keypoints, Landmarks, Method, Pairing
 from landmark_lab.seeding import BatchDraw
 
@@ -152,6 +156,28 @@ def test_pseudo_labels_are_of_the_last_two_rounds() -> None:
     model.centroids.copy_(model.relabel(found, 1).kept["centroids"])
     third = model.relabel(found, 2).table
     assert table.points[lost].tolist() not in third.points.tolist()
+
+
+def test_clustered_keypoints_are_written_down_with_their_descriptors(tmp_path: Path) -> None:
+    model, table = method(far=100.0), keypoints()
+    model.table = table
+    lost = (table.labels >= 0).nonzero()[3, 0]
+    found = table.select(torch.arange(20) != lost)
+    labelled = model.relabel(found, 1)
+    write_round(tmp_path / "001.npz", labelled, 7, 1, np.arange(COUNT))
+    record = read_round(tmp_path / "001.npz")
+    # All with a cluster, and not the one of the round before, which nothing describes now.
+    assert record.sample.tolist() == (record.table.labels >= 0).nonzero()[:, 0].tolist()
+    assert 8 < len(record.sample) < len(record.table)
+    assert (record.table.points == table.points[lost]).all(1).any()
+    assert record.descriptors is not None
+    assert found.descriptors is not None
+    for row, vector in zip(record.sample.tolist(), record.descriptors, strict=True):
+        own = (found.points == record.table.points[row]).all(1)
+        assert torch.allclose(vector, found.descriptors[own][0], atol=2e-3)  # of half precision
+    # What is learned from holds places and labels only.
+    model.table = labelled.table
+    assert model.table.descriptors is None
 
 
 def test_an_image_has_one_keypoint_of_a_cluster_at_most() -> None:
@@ -343,6 +369,17 @@ def test_both_stages_run_and_merging_is_kept(
     rounds = [read_round(file) for file in sorted((folder / "rounds" / "keypoints").iterdir())]
     assert [one.number for one in rounds] == [0, 1, 2]
     assert rounds[2].kept["centroids"].shape[1] == 8
+    described = [None if one.descriptors is None else one.descriptors.shape[1] for one in rounds]
+    assert described == [128, 8, 8]
+    section = clusters(Context(folder))
+    assert section is not None
+    blocks = [block for block in section.blocks if isinstance(block, Charts)]
+    before, after = next(
+        b for b in blocks if b.title == "Descriptors of the stage keypoints"
+    ).charts
+    assert (before.title, after.title) == ("Before: round 0", "After: round 2")
+    assert "described by sift with 128 numbers" in before.caption
+    assert "described by the network with 8 numbers" in after.caption
     loaded = checkpoint.load(folder / "checkpoints" / "landmarks" / "done.ckpt")
     assert isinstance(loaded, MergingDetector)
     assert isinstance(loaded, Landmarks)

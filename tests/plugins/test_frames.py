@@ -18,7 +18,7 @@ from landmark_lab.data.preprocess import Preprocess
 from landmark_lab.data.sampling import Images, LoaderSettings, Row
 from landmark_lab.errors import ConfigError, DataError
 from landmark_lab.plugin import build
-from landmark_lab.roles import ImageData, Pairing
+from landmark_lab.roles import ImageData, Pairing, Split
 from landmark_lab.seeding import BatchDraw
 from landmark_lab_plugins.data.toy_faces import ToyFaces
 from landmark_lab_plugins.pairings.frames import Frames
@@ -40,6 +40,34 @@ class Videos(Images):
 
     def __getitem__(self, index: int) -> Row:
         raise AssertionError("nothing is loaded to choose a partner")
+
+
+class Film(Videos):
+    """One video, without content."""
+
+    def __init__(self, count: int) -> None:
+        self.identity, self.frame = np.zeros(count, np.int64), np.arange(count)
+
+    def __len__(self) -> int:
+        return 0 if self.frame is None else len(self.frame)
+
+
+class Films(ToyFaces):
+    """Data with the images given."""
+
+    provides = Frames.needs
+
+    def __init__(self, images: Images) -> None:
+        super().__init__()
+        self.film = images
+
+    def images(self, split: Split) -> Images:
+        return self.film
+
+
+def sources(pairing: Pairing, images: Images, rows: list[int]) -> list[int]:
+    draws = np.random.default_rng(0)
+    return [pairing.members(images, row, draws)[0] for row in rows]
 
 
 def members(pairing: Frames, index: int) -> list[int]:
@@ -146,6 +174,27 @@ def test_items_are_images_among_enough_successive_ones() -> None:
             assert len(chain) == step + 1
     with pytest.raises(DataError, match="there are no 5 successive frames"):
         Frames(step=4).rows(Videos())
+
+
+def test_some_images_trained_on_are_the_sources_of_their_pairs() -> None:
+    """Rounds of self-training look at these images alone, and look up the sources of pairs."""
+    images = Film(20)
+    data = Films(images)
+    for step in (1, 2, 5):
+        for pairing in (Frames(step=step), Mirrored(Frames(step=step))):
+            data.prepare_training(pairing, LoaderSettings(images=10), 0)
+            rows = data.training_rows().tolist()
+            assert len(set(rows)) == 10
+            assert sources(pairing, images, rows) == rows
+            data.prepare_training(pairing, LoaderSettings(), 0)
+            rows = data.training_rows().tolist()
+            assert rows == list(range(20))
+            assert set(sources(pairing, images, rows)) <= set(rows)
+    data.prepare_training(Frames(step=5), LoaderSettings(images=16), 0)
+    with pytest.raises(DataError, match="there are 15 images to train on, not 16"):
+        data.training_rows()
+    with pytest.raises(DataError, match="there are no 5 successive frames"):
+        Frames(step=4).sources(Videos())
 
 
 @pytest.mark.parametrize("known", [True, False])

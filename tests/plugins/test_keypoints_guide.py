@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from landmark_lab.plugin import available, build, check, discover, parameters
-from landmark_lab.roles import KeypointDetector
+from landmark_lab.roles import KeypointDetector, Method
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "keypoints.md").read_text(encoding="utf-8")
 
@@ -53,7 +53,7 @@ def test_the_settings_have_these_defaults() -> None:
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_settings_can_be_used(text: str) -> None:
-    check(KeypointDetector, yaml.safe_load(text)["detector"])
+    check(Method, yaml.safe_load(text)["method"])
 
 
 def test_the_example_of_a_detector_works(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_curves_of_rounds_say_what_the_tables_hold(of_rounds: Element) -> None:
     assert any("keypoints in an image ends at 4" in alt for alt in alts)
     assert any("clusters ends at 4" in alt for alt in alts)
     assert any("precision ends at" in alt for alt in alts)
+    (note,) = (e.text for e in page.by_id("rounds").all("figcaption") if "Precision" in e.text)
+    assert "within 10 px of one of the 18 annotated points, in images of 256" in note
+    assert "All points count" in note
 
 
 def test_clusters_have_sheets_descriptors_and_a_history(of_rounds: Element) -> None:
@@ -113,6 +116,10 @@ def test_clusters_have_sheets_descriptors_and_a_history(of_rounds: Element) -> N
     ]
     titles = [e.text for e in page.all("p") if e.attributes.get("class") == "title"]
     assert titles == ["Before: round 0", "After: round 2", "Clusters left"]
+    before, after = (n for n in names if n.startswith("96 keypoints"))
+    # The method is none that starts from a detector.
+    assert before.startswith("96 keypoints, described with 4 numbers; colours: the 4 largest")
+    assert after.startswith("96 keypoints, described by the network with 4 numbers; colours")
     assert [row.text for row in page.all("tr")][1:] == ["3 1 75.0 % 2"]
 
 

@@ -25,10 +25,11 @@ from landmark_lab.experiment import run
 from landmark_lab.files import read_json
 from landmark_lab.optimisation import Adam, Constant
 from landmark_lab.report import write_report
-from landmark_lab.report.blocks import number
+from landmark_lab.report.blocks import Text, number
 from landmark_lab.report.context import Context
 from landmark_lab.report.regressed import regressed
 from landmark_lab.report.sections import SECTIONS
+from landmark_lab.report.sections.health import health
 from landmark_lab.report.sections.regressor import contributions
 from landmark_lab.roles import Method, Optimiser, Pair, Schedule
 from tests.report.conftest import SETTINGS
@@ -263,9 +264,32 @@ def test_damaged_files_are_named_and_cost_nothing_else(copied: Callable[..., Pat
     page = read_page(write_report(folder))
     (header,) = page.all("header")
     assert "results.json: is not a readable JSON file" in header.text
-    assert "untrained.npz: is damaged" in header.text
+    assert "untrained.npz: is not a file of predictions" in header.text
     assert {"landmarks", "curves", "losses"} <= set(sections(page))
     assert "untrained" not in page.by_id("curves").text
+
+
+def test_landmarks_that_are_lost_are_told_as_the_protocol_tells_them(
+    copied: Callable[..., Path],
+) -> None:
+    folder = copied("figures/training/*")
+    results = read_json(folder / "results.json")
+    healthy = {"error": 1.0, "spread": 9.0, "separation": 8.0, "lost": 0.11}
+    lost = [
+        healthy,
+        {"error": None, "spread": 9.0, "separation": 8.0, "lost": 1.0},
+        {"error": 10.0, "spread": 9.0, "separation": None, "lost": 0.53},
+        {"error": 1.0, "spread": 9.0, "separation": 0.5, "lost": 0.67},
+    ]
+    rows = [{"landmark": k, **row} for k, row in enumerate(lost)]
+    results["protocols"]["equivariance"]["per_landmark"] = rows
+    (folder / "results.json").write_text(json.dumps(results))
+    section = health(Context(folder))
+    assert section is not None
+    said = [block.text for block in section.blocks if isinstance(block, Text)]
+    assert "Never found in both an image and its warped copy: 1 (1 of 4)." in said
+    assert "Erring by more than they move over images: 2 (1 of 4)." in said
+    assert "Nearer to another landmark than they err: 3 (1 of 4)." in said
 
 
 class Blind(Method, name="report_blind"):

@@ -161,6 +161,31 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_a_stage_refuses_names_the_stage(tmp_path: Path) -> None:
+    def message(**changes: Any) -> str:
+        with pytest.raises(LandmarkLabError) as caught:
+            run(small(tmp_path, **changes), tmp_path / "runs")
+        return str(caught.value)
+
+    first = {"name": "self_training", "landmarks": 5, "clusters": 8, "keypoints": "sift"}
+    second = {"name": "landmark_detector", "labels": {"stage": "a"}, "landmarks": 4}
+    stages = {"a": {"method": first}, "b": {"method": second}}
+    found = message(stages=stages)
+    assert found.startswith("stages.b.method.landmarks: learns 4 landmarks from the 5 of")
+    second |= {"landmarks": 5, "mirror": True}
+    first |= {"mirror": False}
+    assert message(stages=stages).startswith("stages.b.method.mirror: the method 'self_training'")
+    # A section that all stages share is named as it stands in the file.
+    shared = {"pairing": "mirrored", "stages": {"a": {"method": first}}}
+    assert message(**shared).startswith("stages.a.method.mirror: mirrored pairs need")
+    assert message(pairing="mirrored", method=first).startswith("method.mirror: mirrored pairs")
+    many = {"stages": {"a": {}, "b": {"loader": {"images": 99}}}}
+    assert message(**many).startswith("stages.b.loader.images: there are ")
+    frames = {"stages": {"a": {}, "b": {"pairing": "frames"}}}
+    assert message(**frames).startswith("stages.b.pairing: the pairing 'frames' needs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_is_not_continued_with_another_configuration(tmp_path: Path) -> None:
     folder = run(small(tmp_path), tmp_path / "runs")
     other = small(tmp_path, method={**SETTINGS["method"], "landmarks": 5})

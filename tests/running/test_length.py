@@ -2,17 +2,20 @@
 
 import shutil
 import time
+import warnings
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pytorch_lightning import Callback
 
 from landmark_lab.callbacks import estimate
 from landmark_lab.callbacks.early_stop import EarlyStopSettings
-from landmark_lab.callbacks.estimate import duration, size
+from landmark_lab.callbacks.estimate import Estimate, checkpoint_bytes, duration, rounds_bytes, size
 from landmark_lab.completion import complete
 from landmark_lab.config import Experiment, read
 from landmark_lab.errors import ConfigError, RunError
@@ -96,6 +99,46 @@ def test_mistakes_in_early_stop(tmp_path: Path, changes: dict[str, Any], message
     with pytest.raises(ConfigError, match=message):
         run(small(tmp_path, **changes), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+ROUNDS: dict[str, Any] = {
+    "name": "self_training",
+    "landmarks": 3,
+    "clusters": 4,
+    "keypoints": "grid",
+    "backbone": {"name": "hourglass", "width": 16, "depth": 1, "blocks": 1, "groups": 4},
+    "dimension": 8,
+    "warm_up": 8,
+    "every": 4,
+    "isolated": 0.0,
+    "mirror": False,
+    "schedule": "constant",
+}
+
+
+def test_a_warm_up_is_not_stopped(tmp_path: Path) -> None:
+    # Two steps an epoch: without landmarks nothing improves until step 8, and then by too little.
+    stop = {"patience": 2, "min_delta": 10.0}
+    trainer = {**SETTINGS["trainer"], "max_epochs": 20}
+    folder = run(
+        small(tmp_path, early_stop=stop, method=ROUNDS, trainer=trainer), tmp_path / "runs"
+    )
+    assert 8 < steps(folder) < 20
+
+
+@pytest.mark.parametrize(
+    ("method", "monitor", "allowed"),
+    [
+        (ROUNDS, "val/loss", "allowed: val/criterion;"),
+        ({"name": "keypoint_self_training", "keypoints": "grid"}, "val/criterion", "nothing"),
+    ],
+)
+def test_pseudo_labels_cannot_be_validated(
+    tmp_path: Path, method: dict[str, Any], monitor: str, allowed: str
+) -> None:
+    settings = {"method": {**method, "backbone": ROUNDS["backbone"], "mirror": False}}
+    with pytest.raises(ConfigError, match=rf"logs no '{monitor}'.*{allowed}.*max_steps"):
+        run(small(tmp_path, early_stop={"monitor": monitor}, **settings), tmp_path / "runs")
 
 
 def test_a_value_that_is_not_logged_is_named(tmp_path: Path) -> None:
@@ -216,6 +259,74 @@ def test_time_and_disk_are_estimated_from_the_first_steps(
     # Adam keeps two numbers a weight.
     weights = estimate.checkpoint_bytes(trainer, stage.method)  # type: ignore[arg-type]
     assert 3 * weights < checkpoint.stat().st_size < 3 * weights + 60_000
+
+
+class Weigh(Callback):
+    """Estimates the disk within the first round after the warm-up, and at the end."""
+
+    def __init__(self) -> None:
+        self.free = self.rounds = self.files = self.checkpoint = 0
+        self.warned: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        if trainer.global_step != 9:
+            return
+        self.rounds = rounds_bytes(trainer, module)
+        self.files = len(list(module.folder.iterdir()))
+        needed = 4 * checkpoint_bytes(trainer, module) + self.rounds
+        said = Estimate(Path(trainer.default_root_dir), "train", {}, 0, 0, say=lambda line: None)
+        for self.free in (needed - 1, needed):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                said._say_disk(trainer, module, 0)
+            self.warned.append(any("will not suffice" in str(each.message) for each in caught))
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self.checkpoint = checkpoint_bytes(trainer, module)
+
+
+@pytest.mark.parametrize(
+    ("method", "written"),
+    [
+        # Rounds begin at steps 8, 12 and 16; one that closes has a round at the end, too.
+        (ROUNDS, 2),
+        (
+            {
+                "name": "keypoint_self_training",
+                "keypoints": "grid",
+                "backbone": ROUNDS["backbone"],
+                "every": 8,
+                "threshold": 0.0,
+            },
+            0,
+        ),
+    ],
+)
+def test_the_table_and_the_files_of_rounds_are_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any], written: int
+) -> None:
+    weigh = Weigh()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, weigh.free))
+    trainer = {**SETTINGS["trainer"], "max_epochs": 8}
+    experiment = small(tmp_path, method=method, trainer=trainer)
+    folder = run(experiment, tmp_path / "runs", callbacks=[weigh])
+    files = sorted((folder / "rounds" / "train").iterdir())
+    assert len(files) == weigh.files + written
+    assert weigh.rounds == written * files[1].stat().st_size
+    assert weigh.warned == [True, False]
+    content = load_checkpoint(folder / "checkpoints" / "train" / "done.ckpt")
+    kept = [content[name] for name in ("state_dict", "optimizer_states", "rounds")]
+    assert weigh.checkpoint == sum(t.numel() * t.element_size() for t in tensors(kept))
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors(item)
 
 
 @pytest.mark.parametrize(

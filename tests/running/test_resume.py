@@ -90,20 +90,24 @@ def outcome(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "accumulate", "schedule"),
+    ("workers", "accumulate", "schedule", "length"),
     [
-        (0, 1, {"name": "cosine", "warmup": 2}),
-        (0, 2, {"name": "plateau", "patience": 0, "factor": 0.5}),
-        (2, 1, {"name": "steps", "epochs": [1, 2]}),
-        (2, 2, {"name": "cosine", "warmup": 2}),
+        (0, 1, {"name": "cosine", "warmup": 2}, {"max_epochs": -1, "max_steps": 9}),
+        (0, 2, {"name": "plateau", "patience": 0, "factor": 0.5}, {}),
+        (2, 1, {"name": "steps", "epochs": [1, 2]}, {}),
+        (2, 2, {"name": "cosine", "warmup": 2}, {}),
     ],
 )
 def test_resuming_from_every_step_equals_the_uninterrupted_run(
-    tmp_path: Path, workers: int, accumulate: int, schedule: dict[str, Any]
+    tmp_path: Path,
+    workers: int,
+    accumulate: int,
+    schedule: dict[str, Any],
+    length: dict[str, int],
 ) -> None:
     loader = {**SETTINGS["loader"], "workers": workers}
     method = {**SETTINGS["method"], "schedule": schedule}
-    trainer = {**SETTINGS["trainer"], "accumulate_grad_batches": accumulate}
+    trainer = {**SETTINGS["trainer"], "accumulate_grad_batches": accumulate, **length}
     path = experiment(tmp_path, loader=loader, trainer=trainer, method=method)
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -112,7 +116,7 @@ def test_resuming_from_every_step_equals_the_uninterrupted_run(
     checkpoint, log = outcome(folder)
     saved = sorted(kept.glob("*.ckpt"))
     # The last batch of an epoch completes a step even if it stands alone.
-    steps = 3 * -(-3 // accumulate)
+    steps = length.get("max_steps", 3 * -(-3 // accumulate))
     assert [int(file.stem) for file in saved] == list(range(1, steps + 1))
     for file in saved:
         (folder / "checkpoints" / "train" / "done.ckpt").unlink()
@@ -120,7 +124,9 @@ def test_resuming_from_every_step_equals_the_uninterrupted_run(
         again = KeepEvery(kept)
         run(read(path), tmp_path / "runs", resume=folder, callbacks=[again])
         resumed, its_log = outcome(folder)
-        assert differences(checkpoint, resumed, "") == [], file.stem
+        # Without max_epochs Lightning does not count the last epoch if nothing is left of it.
+        uncounted = ["/epoch: 3 2"] if length and file is saved[-1] else []
+        assert differences(checkpoint, resumed, "") == uncounted, file.stem
         assert its_log == log, file.stem
         assert all(whole.seen[key] == value for key, value in again.seen.items()), file.stem
         assert len(again.seen) < BATCHES

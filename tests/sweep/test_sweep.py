@@ -326,6 +326,25 @@ def test_the_command_of_an_agent_trains_and_logs_to_its_run(tmp_path: Path) -> N
         metric_of(run, "forward_nme", "minimize")
 
 
+@pytest.mark.parametrize(
+    ("method", "values"), [("factorized", (0.25, 0.75)), ("rounds", (0.5, 0.5))]
+)
+def test_a_logged_metric_is_that_of_the_weights_that_count(
+    tmp_path: Path, method: str, values: tuple[float, float]
+) -> None:
+    """Self-training keeps its last weights, other methods their best."""
+    stages = {"first": {"method": "factorized"}, "second": {"method": "factorized"}}
+    if method == "rounds":
+        stages["second"]["method"] = "landmark_detector"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": "toy_faces", "stages": stages}))
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "first.csv").write_text("step,val/criterion\n1,0.1\n")
+    log = "step,val/criterion,train/loss\n1,0.75,\n2,0.25,\n3,,1\n4,0.5,\n5,,1\n"
+    (tmp_path / "metrics" / "second.csv").write_text(log)
+    goals: tuple[Any, Any] = ("minimize", "maximize")
+    assert tuple(metric_of(tmp_path, "val/criterion", goal) for goal in goals) == values
+
+
 # --- running -------------------------------------------------------------------------------------
 
 

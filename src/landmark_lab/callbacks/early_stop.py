@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from landmark_lab.callbacks.watch import CRITERION
 from landmark_lab.errors import ConfigError
+from landmark_lab.roles import Method
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class EarlyStop(EarlyStopping):
                 got=self.monitor,
                 allowed=[name for name in trainer.callback_metrics if name.startswith("val/")],
             )
+        if isinstance(pl_module, Method) and not pl_module.settled:
+            return  # a warm-up does not improve what is not there yet
         super().on_validation_end(trainer, pl_module)
         if trainer.should_stop and self.wait_count >= self.patience:
             rank_zero_info(

@@ -12,6 +12,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, Timer
 from pytorch_lightning.utilities import rank_zero_warn
 
+from landmark_lab.rounds import RoundsMethod
+
 # The first steps start workers, tune kernels and fill caches.
 _WARM_UP = 5
 _TIMED = 10
@@ -25,7 +27,8 @@ class Estimate(Callback):
 
     Nothing is run for it, so a run is the same with it and without. A batch of the validation
     counts as a step: its passes forward (the loss, and both images of a pair for the landmarks)
-    take about as long. The evaluation after the last stage is not in the time.
+    take about as long. The evaluation after the last stage is not in the time, nor are the passes
+    over the images that begin rounds. The files of rounds are those of this stage alone.
 
     Args:
         folder: the run folder.
@@ -121,9 +124,10 @@ class Estimate(Callback):
         checkpoint = checkpoint_bytes(trainer, module)
         # One more for the moment when a checkpoint replaces the one before.
         needed = checkpoint * (_CHECKPOINTS * (1 + len(self.later)) + 1)
-        needed += self.results + round(self.picture * validations)
-        # What lies there already, but for the files of this stage, which are counted anew.
-        files = (file for file in self.folder.rglob("*") if file.parent.name != self.stage)
+        needed += self.results + round(self.picture * validations) + rounds_bytes(trainer, module)
+        # What lies there already, but for the checkpoints of this stage, which are counted anew.
+        anew = self.folder / "checkpoints" / self.stage
+        files = (file for file in self.folder.rglob("*") if file.parent != anew)
         present = sum(file.stat().st_size for file in files if file.is_file())
         free = shutil.disk_usage(self.folder).free
         self.say(
@@ -138,12 +142,25 @@ class Estimate(Callback):
 
 
 def checkpoint_bytes(trainer: Trainer, module: LightningModule) -> int:
-    """The size of a checkpoint: the weights and the optimisers' state."""
+    """The size of a checkpoint: the weights, the optimisers' state, the table of rounds."""
+    states = [state for optimiser in trainer.optimizers for state in optimiser.state.values()]
+    if isinstance(module, RoundsMethod):
+        states.append(module.table.state())
     tensors = list(module.state_dict().values())
-    for optimiser in trainer.optimizers:
-        for state in optimiser.state.values():
-            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    for state in states:
+        tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def rounds_bytes(trainer: Trainer, module: LightningModule) -> int:
+    """The size of the files of rounds still to come, each as large as the latest; else 0."""
+    total = trainer.estimated_stepping_batches
+    if not isinstance(module, RoundsMethod) or module.folder is None or not math.isfinite(total):
+        return 0
+    # A round begins before a step; after the last one only where a last clustering closes it.
+    last = module.round_at(int(total) if module.closes else int(total) - 1)
+    files = sorted(module.folder.glob("*.npz"))
+    return (last - module.number) * files[-1].stat().st_size if files else 0
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landmark_lab.cli.options import PluginOption, load_plugins
-from landmark_lab.errors import ConfigError
+from landmark_lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,54 +59,59 @@ def compare(
 
     found = [scored(path) for path in runs]
     chosen, left_out = _protocols(found, protocol or ())
-    for one in chosen:
-        for run in found:
-            _check_version(run, one)
-    predictions = [_load(run) for run in found]
-    first, *others = predictions
+    first, *others = [_load(run) for run in found]
+    tables = []
+    refused: list[DataError] = []
     # All before the first line, so that an error is not the end of half a result.
-    tables = [
-        _table(
-            full_label(one),
-            [comparison.compare(first, other, one, resamples) for other in others],
-        )
-        for one in chosen
-    ]
+    for one in chosen:
+        try:
+            for run in found:
+                _check_version(run, one)
+            compared = [comparison.compare(first, other, one, resamples) for other in others]
+        except DataError as error:
+            if protocol:
+                raise
+            refused.append(error)
+            left_out[full_label(one)] = str(error)
+        else:
+            tables.append(_table(full_label(one), compared))
+    if not tables:
+        raise refused[0]
     for table in tables:
         Console().print(table)
     for number, path in enumerate(runs):
         typer.echo(f"{_letter(number)}: {path}")
-    for name in left_out:
-        typer.echo(f"not compared, because not all runs have it with these settings: {name}")
+    for name, reason in left_out.items():
+        typer.echo(f"{name} was not compared, because {reason}")
 
 
 def _protocols(
     found: "Sequence[Scored]", given: Sequence[str]
-) -> "tuple[list[Protocol], list[str]]":
-    """The protocols that are given or that all runs have, and the names of the runs' others."""
+) -> "tuple[list[Protocol], dict[str, str]]":
+    """The protocols that are given or that all runs have, and why the runs' others are left out."""
     from landmark_lab.cli.scored import protocols
     from landmark_lab.evaluation import full_label
 
     if given:
-        return protocols(given, (), "compare"), []
+        return protocols(given, (), "compare"), {}
     with_own = [run for run in found if run.evaluate]
     if not with_own:
-        return protocols((), (), "compare"), []  # says that none is given
+        return protocols((), (), "compare"), {}  # says that none is given
     every = [protocols((), run.evaluate, str(run.path)) for run in with_own]
     specs = [[protocol.spec for protocol in own] for own in every]
     common = [one for one in every[0] if all(one.spec in other for other in specs)]
-    left_out = dict.fromkeys(
-        full_label(one)
+    left_out = {
+        full_label(one): "not all runs have it with these settings"
         for own in every
         for one in own
         if not all(one.spec in other for other in specs)
-    )
+    }
     if not common:
         raise ConfigError(
             f"the runs have no protocol in common, only {', '.join(left_out)}",
             hint="choose one: --protocol forward_nme",
         )
-    return common, list(left_out)
+    return common, left_out
 
 
 def _check_version(run: "Scored", protocol: "Protocol") -> None:

@@ -20,6 +20,9 @@ from torch import Tensor
 CELL = 2 / 64
 """The published radius, one cell of a 64×64 map, in half sides."""
 
+# Points lie at quarters of cells, so that they often are a radius apart but for rounding.
+_ROUNDING = 1 + 1e-4
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -106,5 +109,5 @@ def merge(
 def _close_to(points: Tensor, found: Tensor, channel: int, radius: float) -> Tensor:
     """In how many images each channel fires near one of them, (M,)."""
     distance = torch.linalg.vector_norm(points - points[:, channel, None], dim=-1)
-    close: Tensor = (distance <= radius) & found & found[:, channel, None]
+    close: Tensor = (distance <= radius * _ROUNDING) & found & found[:, channel, None]
     return close.sum(0)

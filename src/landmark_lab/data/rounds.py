@@ -37,7 +37,7 @@ class Labelled:
 
     Attributes:
         table: the keypoints that are learned from, with labels; its descriptors are only used to
-            write some of them down.
+            write some of them down. Those of a keypoint without any are NaN.
         kept: values for buffers of the method, by their names, e.g. centroids. One with fewer rows
             than its buffer leaves the others NaN (−1 in a buffer of integers).
         clustered: what clustered and where, e.g. ``"faiss on cpu"``; empty if nothing did.
@@ -187,8 +187,11 @@ def write_round(
     state = table.state()
     arrays: dict[str, Any] = {f"table/{k}": np.asarray(v) for k, v in state.items()}
     arrays |= {f"kept/{name}": value.cpu().numpy() for name, value in labelled.kept.items()}
+    rows = torch.arange(len(table))
+    if table.descriptors is not None:
+        rows = rows[~table.descriptors.isnan().any(1).cpu()]
     # Evenly over the table, and so over the images.
-    sample = torch.linspace(0, max(len(table) - 1, 0), min(len(table), _SAMPLE)).long()
+    sample = rows[torch.linspace(0, max(len(rows) - 1, 0), min(len(rows), _SAMPLE)).long()]
     if table.descriptors is not None:
         arrays["descriptors"] = table.descriptors[sample].half().cpu().numpy()
     counts = table.labels[table.labels >= 0].bincount().cpu().numpy()

@@ -128,8 +128,9 @@ class LoaderSettings:
         workers: loading processes; 0 loads in the main process. The result does not depend on it.
         colours: colour augmentation of the training images, or None.
         images: train on so many images only, drawn by the seed; those of fewer are among those of
-            more. They are annotated ones where the method learns from annotated points. An epoch
-            keeps its length, and a pairing finds an image's partner among all images.
+            more. They are annotated ones where the method learns from annotated points, and sources
+            of pairs. An epoch keeps its length, and a pairing finds an image's partner among all
+            images.
     """
 
     batch_size: int = 32

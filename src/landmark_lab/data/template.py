@@ -41,7 +41,9 @@ class Template:
         points: the template's K points, (x, y) in [-1, 1].
         image: or the training image whose K surest keypoints it is: its position, or its file's
             name. Without either the image to which most others can be aligned.
-        least: share of the K points that an image must have keypoints for, above 0.
+        least: share of the K points, rounded to whole ones, that an image must have keypoints for;
+            above 0. Keypoints by chance can reach a half of a small template's points; a larger
+            share keeps such images out, and many good ones.
         reach, outliers, start, stretch, affine: see ``clustering.template.align``.
     """
 

@@ -41,14 +41,15 @@ def at_points(images: Annotated, landmark: Assignment) -> Floats:
     ).numpy()
 
 
-def assignment_notes(test: Annotated, landmark: Assignment) -> tuple[str, ...]:
+def assignment_notes(train: Annotated, test: Annotated, landmark: Assignment) -> tuple[str, ...]:
     """What a reader must know about an assignment before quoting a number."""
     notes = []
     without = int((landmark < 0).sum())
     if without:
+        found = int((~np.isnan(train.landmarks).any(-1)).any(0).sum())
         notes.append(
-            f"{without} of {len(landmark)} points have no landmark and count as missed: there are "
-            f"{test.landmarks.shape[1]} landmarks"
+            f"{without} of {len(landmark)} points have no landmark and count as missed: {found} of "
+            f"{train.landmarks.shape[1]} landmarks were found in the training images"
         )
     lost = np.isnan(test.landmarks[:, landmark[landmark >= 0]]).any(-1)
     if lost.any():
@@ -93,7 +94,7 @@ class AssignedPoints(CorrectPoints):
     def notes(self, guesses: Guesses, names: Sequence[str]) -> tuple[str, ...]:
         """What a reader must know before quoting the value."""
         assert isinstance(guesses, AssignedGuesses)
-        return assignment_notes(guesses.test, guesses.landmark)
+        return assignment_notes(guesses.train, guesses.test, guesses.landmark)
 
     def per_landmark(self, guesses: Guesses, names: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
         """The share of each point, and its landmark."""

@@ -45,6 +45,8 @@ Arrays = dict[str, NDArray[Any]]
 
 _MATCHES = "matches"
 
+_ARCHIVE = b"PK\x03\x04"  # how a NumPy archive begins
+
 _ANNOTATION = ("points", "visible", "box", "identity")
 
 # Of an image with fewer keypoints than another one.
@@ -508,14 +510,19 @@ def _read(path: str | Path) -> Arrays:
     if not Path(path).is_file():
         raise DataError("there is no such file of predictions", where=str(path))
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    # A plain array is no context manager; a damaged archive fails in any of the other ways.
+        with Path(path).open("rb") as stream:
+            archived = _ARCHIVE.startswith(stream.read(len(_ARCHIVE)))
+        # NumPy takes any other file for an array or a pickle, and advises to allow pickles.
+        if archived:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    # A damaged archive fails in any of these ways.
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"is damaged, truncated or not a file of predictions ({reason})", where=str(path)
         ) from error
+    raise DataError("is not a file of predictions", where=str(path))
 
 
 def _matches(arrays: Arrays, where: str) -> dict[str, Matches]:

@@ -146,7 +146,7 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
         """The keypoints as they are; in round 0 the template's image is looked up."""
         image = self.template_image.cpu()
         if number == 0 and self.template.image is not None:
-            where = f"method.{self.plugin_name}.template.image"
+            where = "method.template.image"
             position = position_of(self.template.image, self._data.images("train"), where)
             image = torch.tensor(position)
         kept = {"last_round": torch.tensor(number), "template_image": image}

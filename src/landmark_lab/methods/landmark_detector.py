@@ -77,6 +77,8 @@ class LandmarkDetector(LandmarkMaps, name="landmark_detector"):
         super().__init__(
             labels, landmarks, backbone, every, threshold, weights, optimiser, schedule
         )
+        if afresh and not every:
+            raise ValueError("afresh without rounds; allowed: with every, the steps of a round")
         self.afresh, self.mirror = afresh, mirror
         self.partner: Tensor
         self.learned: Tensor

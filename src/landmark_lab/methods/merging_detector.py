@@ -45,7 +45,7 @@ class MergingDetector(LandmarkMaps, name="merging_detector"):
         labels: whose keypoints are learned from: ``{stage: NAME}`` or ``{checkpoint: PATH}``.
         clusters: M, as many as the first stage has.
         backbone: the first stage's.
-        every: steps between two mergings.
+        every: steps between two mergings, at least 1.
         share: of the points of the smaller cluster that must overlap, above 0, to 1.
         cells: how close points overlap, in cells of the maps.
         fires: the score above which a cluster's detector has found something, for the merging.
@@ -75,10 +75,10 @@ class MergingDetector(LandmarkMaps, name="merging_detector"):
         schedule: Schedule = part("constant"),
     ) -> None:
         super().__init__(labels, clusters, backbone, every, threshold, weights, optimiser, schedule)
-        if not (0 < share <= 1 and cells >= 0 and 0 <= fires < 1):
+        if not (every >= 1 and 0 < share <= 1 and cells >= 0 and 0 <= fires < 1):
             raise ValueError(
-                f"share {share}, cells {cells}, fires {fires}; allowed: above 0 to 1, at least 0, "
-                "0 to below 1"
+                f"every {every}, share {share}, cells {cells}, fires {fires}; allowed: at least 1, "
+                "above 0 to 1, at least 0, 0 to below 1"
             )
         self.share, self.cells, self.fires = share, cells, fires
         self.landmark: Tensor

@@ -76,7 +76,8 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         mirror: whether mirror images are clustered too; needed for mirrored pairs, and for the
             second stage to know left from right.
         margin: of the contrastive loss.
-        pairs: at most so many positive and negative pairs of a batch.
+        pairs: at most so many positive and negative pairs of a process's batch, rounded up to as
+            many for each image.
         background: locations in the background of an image, tried at random.
         threshold: of the detector's map, in [0, 1].
         radius: of the non-maximum suppression, in cells.
@@ -89,7 +90,8 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
     """
 
     cure: ClassVar[str] = (
-        "a longer warm-up, a lower threshold, more initial keypoints, a smaller learning rate"
+        "a longer warm-up, a larger weight of the detection, a lower threshold, more initial "
+        "keypoints, a smaller learning rate"
     )
 
     def __init__(

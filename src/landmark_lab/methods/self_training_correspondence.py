@@ -63,7 +63,8 @@ class SelfTrainingCorrespondence(ClusteredKeypoints, name="self_training_corresp
         warm_up: steps before the first clustering of the network's own descriptors.
         every: steps of a round after it.
         margin: of the contrastive loss.
-        pairs: at most so many positive and negative pairs of a batch.
+        pairs: at most so many positive and negative pairs of a process's batch, rounded up to as
+            many for each image.
         threshold: of the detector's map, in [0, 1).
         radius: of the non-maximum suppression, in cells.
         sigma: of the Gaussians at the keypoints, in cells.
@@ -170,14 +171,15 @@ class SelfTrainingCorrespondence(ClusteredKeypoints, name="self_training_corresp
             table = labelled.table
             lost = self.table.select(self.table.labels >= 0).to("cpu")
             lost = lost.select(same_place(lost, table, self._apart) < 0)
-            unnamed = replace(lost, labels=torch.full_like(lost.labels, -1))
-            joined = KeypointTable.concat([table.without_descriptors(), unnamed])
-            return replace(labelled, table=joined)
+            assert table.descriptors is not None
+            none = table.descriptors.new_full((len(lost), table.descriptors.shape[1]), torch.nan)
+            unnamed = replace(lost, labels=torch.full_like(lost.labels, -1), descriptors=none)
+            return replace(labelled, table=KeypointTable.concat([table, unnamed]))
         if found.descriptors is None:
             raise DataError(
                 f"the keypoints of '{self.spec['keypoints']['name']}' have no descriptors to begin "
                 "with",
-                where=f"method.{self.plugin_name}.keypoints",
+                where="method.keypoints",
                 allowed="a detector that describes them, for example sift; or the method "
                 "'self_training', which needs none",
             )

@@ -15,6 +15,8 @@ from landmark_lab.config import read
 from landmark_lab.data.results import read_results
 from landmark_lab.errors import LandmarkLabError, RunError
 from landmark_lab.files import atomic
+from landmark_lab.plugin import find
+from landmark_lab.roles import Method
 from landmark_lab.runs import CONFIG, in_use
 from landmark_lab.sweep.file import Sweep, read_sweep
 from landmark_lab.sweep.plan import Planned, plan
@@ -108,7 +110,9 @@ def ranked(chosen: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def metric_of(run: Path, name: str, goal: Literal["minimize", "maximize"]) -> float:
-    """The metric of a run: the score of a protocol, or the best value that was logged.
+    """The metric of a run: the score of a protocol, or a logged value of the weights that count.
+
+    Of a method that keeps its best weights that is the best value, of any other one the last.
 
     Args:
         run: the run folder.
@@ -122,10 +126,12 @@ def metric_of(run: Path, name: str, goal: Literal["minimize", "maximize"]) -> fl
     scores = read_results(results)["protocols"] if results.is_file() else {}
     if name in scores:
         return float(scores[name]["value"])
-    stage = list(read(run / CONFIG).stages)[-1]
-    values = column(run / "metrics" / f"{stage}.csv", name)
+    stage = list(read(run / CONFIG).stages.values())[-1]
+    values = column(run / "metrics" / f"{stage.name}.csv", name)
     if not values:
         raise RunError(f"has no value '{name}'", where=str(run), got=name, allowed=scores)
+    if not find(Method, stage.method["name"]).keeps_best:
+        return values[-1]
     return min(values) if goal == "minimize" else max(values)
 
 

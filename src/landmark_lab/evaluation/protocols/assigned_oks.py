@@ -101,7 +101,7 @@ class AssignedOks(PointProtocol, name="assigned_oks"):
                 for name, k in zip(names, landmark.tolist(), strict=True)
             ),
             images=len(detections),
-            notes=assignment_notes(test, landmark),
+            notes=assignment_notes(train, test, landmark),
             index=test.index,
             higher_is_better=True,
         )

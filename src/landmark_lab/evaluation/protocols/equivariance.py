@@ -4,7 +4,9 @@ Convention: errors and spreads in per cent of the square image's side; see
 ``metrics/equivariance.py`` for the criterion.
 """
 
-from typing import ClassVar, Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -69,6 +71,7 @@ class Equivariance(Protocol, name="equivariance"):
         intervals = self._intervals(landmarks, errors, nearest.numpy())
         names = ("landmark", "error", "spread", "separation", "lost")
         columns = (range(len(lost)), *(c.tolist() for c in (means, spreads, apart, lost)))
+        rows = tuple(dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
         return Score(
             protocol=self.plugin_name,
             version=self.version,
@@ -81,11 +84,9 @@ class Equivariance(Protocol, name="equivariance"):
                 "spread": Value(nan_mean(spreads.numpy()), *intervals["spread"]),
                 "criterion": Value(float(lost.mean()), *intervals["criterion"]),
             },
-            per_landmark=tuple(
-                dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)
-            ),
+            per_landmark=rows,
             images=int((~np.isnan(per_image)).sum()),
-            notes=tuple(_notes(lost.numpy(), collapse(points))),
+            notes=tuple(_notes(rows, collapse(points))),
             index=predictions.split(self.split).index,
             per_image=per_image,
         )
@@ -128,17 +129,57 @@ class Equivariance(Protocol, name="equivariance"):
         }
 
 
-def _notes(lost: Floats, state: Collapse) -> list[str]:
-    notes = []
-    useless = np.flatnonzero(lost > 0.5).tolist()
-    if useless:
-        notes.append(
-            f"{len(useless)} of {len(lost)} landmarks err by more than they move over images or "
-            f"keep away from another landmark: {listing(useless)}"
+class Lost(NamedTuple):
+    """Landmarks that are more lost than found (``lost`` above 1/2), by the reason; each one once.
+
+    Attributes:
+        unseen: without an error, because never found in both an image and its warped copy.
+        unmoved: that err by more than they move over images.
+        crowded: that move by more than they err, but are nearer to another landmark than that.
+    """
+
+    unseen: list[int]
+    unmoved: list[int]
+    crowded: list[int]
+
+
+def why_lost(rows: Sequence[Mapping[str, Any]]) -> Lost:
+    """Why landmarks are lost.
+
+    Args:
+        rows: ``per_landmark`` of the protocol's score, as it is or as it was read from a file,
+            where what is not finite is None.
+    """
+    lost = Lost([], [], [])
+    for number, row in enumerate(rows):
+        if row["lost"] <= 0.5:
+            continue
+        error, spread, separation = (
+            math.nan if row[name] is None else row[name]
+            for name in ("error", "spread", "separation")
         )
-    still = np.flatnonzero(state.constant.numpy()).tolist()
-    if still:
-        notes.append(f"{len(still)} of {len(lost)} landmarks hardly move: {listing(still)}")
-    if state.distinct < len(lost):
-        notes.append(f"only {state.distinct} of {len(lost)} landmarks are different")
+        if math.isnan(error):
+            lost.unseen.append(number)
+        elif error <= spread and separation < spread:
+            lost.crowded.append(number)
+        else:
+            lost.unmoved.append(number)
+    return lost
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], state: Collapse) -> list[str]:
+    unseen, unmoved, crowded = why_lost(rows)
+    kinds = (
+        (unseen, "were never found in both an image and its warped copy"),
+        (unmoved, "err by more than they move over images"),
+        (crowded, "are nearer to another landmark than they err"),
+        (np.flatnonzero(state.constant.numpy()).tolist(), "hardly move"),
+    )
+    notes = [
+        f"{len(which)} of {len(rows)} landmarks {what}: {listing(which)}"
+        for which, what in kinds
+        if which
+    ]
+    if state.distinct < len(rows):
+        notes.append(f"only {state.distinct} of {len(rows)} landmarks are different")
     return notes

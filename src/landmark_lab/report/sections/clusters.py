@@ -6,6 +6,8 @@ chapters 5 and 6.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 import torch
@@ -80,7 +82,8 @@ def _descriptors(
     """A t-SNE of the first and of the last round's descriptors.
 
     Both in the colours of the last round's clusters: a keypoint of the first round has that of the
-    one that lies in its place at the end.
+    one that lies in its place at the end. The first round's descriptors may be those of the generic
+    detector that training began with, of another length: so the caption says whose they are.
     """
     known = set(_largest(after))
     drawn = []
@@ -104,11 +107,23 @@ def _descriptors(
                 charts.scattered(x, y, numbers),
                 f"{title}: round {record.number}",
                 f"t-SNE of the descriptors of {points} in round {record.number}",
-                f"{points}; colours: the {plural(len(known), 'largest cluster')} of round "
-                f"{after.number}; {pale}",
+                f"{points}, {_described(context, stage, record)}; colours: the "
+                f"{plural(len(known), 'largest cluster')} of round {after.number}; {pale}",
             )
         )
     return drawn
+
+
+def _described(context: Context, stage: str, record: RoundRecord) -> str:
+    """Whose descriptors those of a round are, and their length D."""
+    assert record.descriptors is not None
+    numbers = plural(record.descriptors.shape[1], "number")
+    if record.number:
+        return f"described by the network with {numbers}"
+    detector = context.experiment.stages[stage].method.get("keypoints")
+    if not isinstance(detector, Mapping):  # they came from another stage
+        return f"described with {numbers}"
+    return f"described by {detector['name']} with {numbers}"
 
 
 def _tsne(descriptors: Tensor, seed: int) -> NDArray[np.float64]:

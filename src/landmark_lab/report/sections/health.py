@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from landmark_lab.evaluation.common import listing
+from landmark_lab.evaluation.protocols.equivariance import why_lost
 from landmark_lab.metrics.collapse import Collapse, collapse
 from landmark_lab.report import charts
 from landmark_lab.report.blocks import (
@@ -41,11 +42,12 @@ def health(context: Context) -> Section | None:
     measured = _measured(context.scores, len(state.spread))
     problems = _problems(state, measured)
     count = len(state.spread)
+    lost = sum(map(len, why_lost(measured)))
     worst = max((len(problem.which) for problem in problems), default=0)
     verdict: tuple[Tone, str]
     if not problems:
         verdict = "good", f"Healthy: {plural(count, 'different landmark')}, all of which move."
-    elif 2 * worst < count:
+    elif 2 * max(worst, lost) < count:
         verdict = "warn", "Look closer: some landmarks are worth little."
     else:
         verdict = "bad", "Collapsed or lost: at least half of the landmarks are worth little."
@@ -105,8 +107,13 @@ def _problems(state: Collapse, measured: Sequence[Mapping[str, float]]) -> list[
     found = [
         _Problem(word, what, torch.nonzero(which)[:, 0].tolist()) for word, what, which in kinds
     ]
-    lost = [k for k, row in enumerate(measured) if (row["lost"] or 0) > 0.5]
-    found.append(_Problem("lost", "With an error larger than what they tell apart", lost))
+    unseen, unmoved, crowded = why_lost(measured)
+    again = [k for k in unseen if not state.lost[k]]
+    found += [
+        _Problem("not found again", "Never found in both an image and its warped copy", again),
+        _Problem("error above spread", "Erring by more than they move over images", unmoved),
+        _Problem("error above next one", "Nearer to another landmark than they err", crowded),
+    ]
     return [problem for problem in found if problem.which]
 
 

@@ -14,7 +14,16 @@ from torch import Tensor
 from landmark_lab.data.rounds import RoundRecord, looked_at
 from landmark_lab.metrics.detection import detection_counts, detection_scores
 from landmark_lab.report import charts
-from landmark_lab.report.blocks import Block, Chart, Charts, Mark, Picture, Pictures, Section
+from landmark_lab.report.blocks import (
+    Block,
+    Chart,
+    Charts,
+    Mark,
+    Picture,
+    Pictures,
+    Section,
+    plural,
+)
 from landmark_lab.report.context import Column, Context
 from landmark_lab.report.frames import seen
 
@@ -22,7 +31,8 @@ _ROUNDS = 4  # of which keypoints are shown
 _IMAGES = 5
 _COUNTED = 150  # annotated images of which precision and recall are made
 _TICKS = 12  # rounds, up to which each has its number below a chart
-_NEAR = 2 * 10 / 256  # "10 px in images of 256" (sections 2.5 and 5.4.2)
+_PIXELS, _SIDE = 10, 256  # "10 px in images of 256" (sections 2.5 and 5.4.2)
+_NEAR = 2 * _PIXELS / _SIDE
 
 
 def rounds(context: Context) -> Section | None:
@@ -66,8 +76,20 @@ def _curves(context: Context, stage: str, records: list[RoundRecord]) -> list[Ch
     scores = _scores(context, records)
     if scores is not None:
         columns = {"precision": list(scores[:, 0]), "recall": list(scores[:, 1])}
-        drawn.append(_chart(numbers, columns, "keypoints at annotated points", share=True))
+        drawn.append(
+            _chart(numbers, columns, "keypoints at annotated points", True, _said(context))
+        )
     return drawn
+
+
+def _said(context: Context) -> str:
+    """What precision and recall are of."""
+    assert context.data is not None
+    points = plural(len(context.data.point_names), "annotated point")
+    return (
+        f"Precision: keypoints within {_PIXELS} px of one of the {points}, in images of {_SIDE}; "
+        f"recall: points with a keypoint that near. All points count, in at most {_COUNTED} images."
+    )
 
 
 def _at(rounds: Column, column: Column) -> list[float]:
@@ -77,7 +99,11 @@ def _at(rounds: Column, column: Column) -> list[float]:
 
 
 def _chart(
-    x: NDArray[np.float64], columns: dict[str, list[float]], title: str, share: bool = False
+    x: NDArray[np.float64],
+    columns: dict[str, list[float]],
+    title: str,
+    share: bool = False,
+    caption: str = "",
 ) -> Chart:
     colours: tuple[charts.Colour, ...] = ("accent", "second")
     drawn = [
@@ -88,7 +114,7 @@ def _chart(
     top = (0, 1.02) if share else None
     svg = charts.lines(drawn, "round", y_range=top, x_ticks=ticks, small=True)
     ends = ", ".join(f"{line.label or title} ends at {line.y[-1]:.3g}" for line in drawn)
-    return Chart(svg, title, f"By rounds: {ends}")
+    return Chart(svg, title, f"By rounds: {ends}", caption)
 
 
 def _scores(context: Context, records: list[RoundRecord]) -> NDArray[np.float64] | None:
