@@ -126,7 +126,7 @@ def test_isolated_keypoints_are_left_out_at_the_start_only() -> None:
 
 
 def test_keypoints_without_descriptors_are_refused_and_an_alternative_named() -> None:
-    with pytest.raises(DataError, match=r"method\.self_training_correspondence\.keypoints: .*sift"):
+    with pytest.raises(DataError, match=r"method\.keypoints: .*sift"):
         method().relabel(keypoints(None), 0)
 
 
