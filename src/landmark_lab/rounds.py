@@ -89,8 +89,8 @@ class Views(NamedTuple):
             a target where a flow does not lead to it.
         labels: (2, B, M). In a mirror image, as only sources are, those of the mirrored keypoints.
         lost: (2, B, L, 2), where the keypoints that a flow does not lead to would be, NaN for all
-            others; without a flow L is 0. They may be hidden or not, so that these places teach
-            neither that there is a keypoint nor that there is none.
+            others; without a flow L is 0. They may be hidden there or not. The detectors learn that
+            there is none: what cannot be followed is a poor landmark.
     """
 
     points: Tensor

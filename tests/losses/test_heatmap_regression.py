@@ -117,17 +117,9 @@ def test_the_loss_is_the_mean_over_cells_and_maps_that_count(mask: Tensor | None
     assert loss.item() == pytest.approx(expected)
 
 
-def test_the_loss_is_the_mean_over_cells_that_count() -> None:
-    predicted, target, cells = maps(0), maps(1), maps(2) > 0
-    errors = [(predicted[i] - target[i]).item() ** 2 for i in map(tuple, cells.nonzero().tolist())]
-    loss = heatmap_regression(predicted, target, cells)
-    assert loss.item() == pytest.approx(sum(errors) / len(errors))
-
-
-@pytest.mark.parametrize("mask", [MASK, maps(2) > 0])
-def test_gradients_of_the_loss(mask: Tensor) -> None:
+def test_gradients_of_the_loss() -> None:
     predicted = maps(0).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: heatmap_regression(p, maps(1), mask), (predicted,))
+    assert torch.autograd.gradcheck(lambda p: heatmap_regression(p, maps(1), MASK), (predicted,))
 
 
 def test_maps_that_do_not_count_neither_spoil_the_loss_nor_learn() -> None:

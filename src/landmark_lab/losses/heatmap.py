@@ -82,7 +82,7 @@ def channel_target(points: Tensor, size: Size, mark: Gaussian = DEFAULT_MARK) ->
 
 
 def heatmap_regression(predicted: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The squared error of maps, the mean over the cells that count.
+    """The squared error of a map, the mean over its cells and over the maps that count.
 
     The papers print the sum over the cells, and public code takes their mean; the papers' weights
     and learning rates belong to the mean. Across processes it is the mean of each process's own.
@@ -90,19 +90,18 @@ def heatmap_regression(predicted: Tensor, target: Tensor, mask: Tensor | None = 
     Args:
         predicted: (B, K, h, w).
         target: (B, K, h, w).
-        mask: boolean, (B, K) the maps that count or (B, K, h, w) the cells. The others get no
-            gradient, NaN included.
+        mask: (B, K) boolean: the maps that count. The others get no gradient, NaN included.
 
     Returns:
-        A scalar; 0 if nothing counts.
+        A scalar; 0 if no map counts.
     """
     predicted, target = precise(predicted), precise(target)
     if mask is None:
         return (predicted - target).square().mean()
-    cells = (mask[..., None, None] if mask.ndim == 2 else mask).expand_as(predicted)
     # Chosen before the difference: a masked NaN must not come back as 0 · NaN in the gradient.
-    kept = torch.where(cells, predicted, target)
-    return (kept - target).square().sum() / cells.sum().clamp_min(1)
+    kept = torch.where(mask[..., None, None], predicted, target)
+    each = (kept - target).square().mean((2, 3))
+    return each.sum() / mask.sum().clamp_min(1)
 
 
 def _drawn(points: Tensor, size: Size, mark: Gaussian, channels: int) -> Tensor:
@@ -133,22 +132,18 @@ def _drawn(points: Tensor, size: Size, mark: Gaussian, channels: int) -> Tensor:
     return drawn.view(images, channels, height, width)
 
 
-def keypoint_regression(maps: Tensor, points: Tensor, lost: Tensor, mark: Gaussian) -> Tensor:
+def keypoint_regression(maps: Tensor, points: Tensor, mark: Gaussian) -> Tensor:
     """The squared error of maps of all keypoints of an image and the marks of these (eq. 5.1).
 
     Args:
         maps: (B, 1, h, w).
         points: (B, M, 2). A point that is NaN or outside the image leaves no mark.
-        lost: (B, L, 2), NaN for none: places where there may be a keypoint or not. The cells that
-            its mark would cover do not count. L may be 0.
         mark: what a keypoint looks like.
 
     Returns:
         A scalar, see :func:`heatmap_regression`.
     """
-    size = (maps.shape[-2], maps.shape[-1])
-    mask = gaussian_target(lost, size, mark) == 0 if lost.shape[1] else None
-    return heatmap_regression(maps, gaussian_target(points, size, mark), mask)
+    return heatmap_regression(maps, gaussian_target(points, (maps.shape[-2], maps.shape[-1]), mark))
 
 
 LANDMARK_MARK = Gaussian(0.75, 3)

@@ -131,9 +131,9 @@ class KeypointSelfTraining(RoundsMethod, name="keypoint_self_training"):
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """The squared error of the confidence maps of both images of each pair."""
-        points, _, lost = self.in_views(batch).joined()
+        points = self.in_views(batch).joined().points
         maps: Tensor = self.network(torch.cat([batch.source.image, batch.target.image]))
-        return {"detection": keypoint_regression(maps, points, lost, self.mark)}
+        return {"detection": keypoint_regression(maps, points, self.mark)}
 
     # --- rounds ----------------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ class SelfTraining(ClusteredKeypoints, name="self_training"):
         numbers = self._image_numbers(batch)
         return {
             "contrastive": self._contrastive(maps.descriptors, points, places, labels, numbers),
-            "detection": keypoint_regression(maps.score, points, lost, self.mark),
+            "detection": keypoint_regression(maps.score, points, self.mark),
         }
 
     def _views(self, batch: Pair) -> tuple[Views, Tensor]:

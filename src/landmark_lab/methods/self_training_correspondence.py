@@ -129,13 +129,13 @@ class SelfTrainingCorrespondence(ClusteredKeypoints, name="self_training_corresp
 
     def losses(self, batch: Pair) -> dict[str, Tensor]:
         """Equation 5.3 of the descriptors, and equation 5.1 of the detector's map."""
-        points, labels, lost = self.in_views(batch).joined()
+        points, labels, _ = self.in_views(batch).joined()
         clustered = points.masked_fill((labels < 0)[..., None], torch.nan)
         images = torch.cat([batch.source.image, batch.target.image])
         maps: KeypointMaps = self.network(images, clustered)
         return {
             "contrastive": self._contrastive(maps.descriptors, clustered, labels),
-            "detection": keypoint_regression(maps.score, points, lost, self.mark),
+            "detection": keypoint_regression(maps.score, points, self.mark),
         }
 
     def _contrastive(self, vectors: Tensor, points: Tensor, labels: Tensor) -> Tensor:
