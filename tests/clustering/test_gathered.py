@@ -59,14 +59,13 @@ def take_long(rows: Rows) -> dict[str, Any]:
     return {"rows": len(rows["image"])}
 
 
+def join(rank: int, store: str, timeout: timedelta) -> None:
+    """Be one of two processes."""
+    dist.init_process_group("gloo", f"file://{store}", timeout, rank=rank, world_size=2)
+
+
 def work(rank: int, folder: str) -> dict[str, Any]:
-    dist.init_process_group(
-        "gloo",
-        f"file://{folder}/store",
-        timeout=timedelta(minutes=5),
-        rank=rank,
-        world_size=2,
-    )
+    join(rank, f"{folder}/store", timedelta(minutes=5))
     found: dict[str, Any] = {}
     # In no order, and a sampler that pads repeats images 0 and 9.
     found["padded"] = once_for_all(
@@ -80,13 +79,7 @@ def work(rank: int, folder: str) -> dict[str, Any]:
         except Exception as error:
             found[function.__name__] = error
     dist.destroy_process_group()
-    dist.init_process_group(
-        "gloo",
-        f"file://{folder}/impatient",
-        timeout=timedelta(seconds=3),
-        rank=rank,
-        world_size=2,
-    )
+    join(rank, f"{folder}/impatient", timedelta(seconds=3))
     found["take_long"] = once_for_all(take_long, **keypoints([rank + 4]))
     dist.destroy_process_group()
     return found
